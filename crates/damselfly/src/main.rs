@@ -97,7 +97,8 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     }
     let open_files = open_files::fit_maxclients(&mut config);
     let signals = Signals::handle().map_err(|error| format!("Can't handle signals: {error}"))?;
-    let server = Server::start(config, file)?;
+    // It is logged, too, since nobody may read what a service writes to its standard error.
+    let server = Server::start(config, file).inspect_err(|why| log::error!("{why}"))?;
     let config = server.shared().config();
     log::info!(
         "Damselfly {} (Redis {} compatible) started, PID: {}, {} threads, {} shards, up to {} clients ({open_files} files)",

@@ -167,7 +167,7 @@ impl fmt::Display for Fault {
             Self::Stream(problem) => write!(f, "invalid stream: {problem}"),
             Self::Checksum { stored, computed } => write!(
                 f,
-                "wrong checksum: {stored:016x} is stored, the data has {computed:016x}"
+                "RDB CRC error: the checksum {stored:016x} is stored, the data has {computed:016x}"
             ),
             Self::NoFooter => f.write_str("too short for a version and a checksum"),
             Self::Trailing => f.write_str("bytes follow the value"),

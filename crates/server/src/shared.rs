@@ -210,7 +210,7 @@ impl Shared {
         self.replication.apply(&config);
         self.replication.check_good_replicas(self, &config);
         let is_replica = self.replication.is_replica();
-        self.replication.link.apply(&self.gate, is_replica, &config);
+        self.replication.link.apply(self, is_replica, &config);
         *slot = Arc::new(config);
         self.config_generation.fetch_add(1, Relaxed);
         drop(slot);
@@ -226,7 +226,7 @@ impl Shared {
     /// Refuses commands of a replica, or allows them again, after its role or its link has changed.
     pub fn apply_link_state(&self) {
         let (slot, is_replica) = (self.config_slot(), self.replication.is_replica());
-        self.replication.link.apply(&self.gate, is_replica, &slot);
+        self.replication.link.apply(self, is_replica, &slot);
     }
 
     /// Passes the configuration on to another engine.

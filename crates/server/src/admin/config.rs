@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::path::Path;
+use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
 use damselfly_commands::Arity::{AtLeast, Exactly};
@@ -138,6 +139,14 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
     };
     let pairs: Vec<_> = pairs.iter().map(|[name, value]| (*name, *value)).collect();
     let origin = context.session.client.origin;
+    let is_fixed = |(name, _): &(&[u8], &[u8])| {
+        let is = |fixed: &&str| name.eq_ignore_ascii_case(fixed.as_bytes());
+        FIXED_WHILE_LOADING.iter().any(is)
+    };
+    if context.shared.gate.is_loading_any() && pairs.iter().any(is_fixed) {
+        let text = "LOADING Redis is loading the dataset in memory";
+        return Err(CommandError::Text(String::from(text)).into());
+    }
     let given = |name: &str| {
         pairs
             .iter()
@@ -188,6 +197,9 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
     reply.ok();
     Ok(())
 }
+
+/// Options that can't be changed while data is loaded, as in Redis.
+const FIXED_WHILE_LOADING: &[&str] = &["appendonly", "dir", "repl-diskless-load"];
 
 /// The options that decide where the server listens, and for what.
 const LISTENING: &[&str] = &[
@@ -344,6 +356,8 @@ fn resetstat(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> R
     context.shared.engine.reset_expired_fields();
     damselfly_engine::garbage::reset_freed();
     context.shared.persistence.reset_counters();
+    context.shared.aof.delayed_syncs.store(0, Relaxed);
+    context.shared.replication.reset_counters();
     context.shared.over_limit.reset();
     context.shared.tls.reset_counters();
     context.shared.scripts.cache().reset_evicted();

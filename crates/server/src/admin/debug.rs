@@ -10,6 +10,7 @@ use damselfly_base::{CommandError, number};
 use damselfly_commands::Arity::AtLeast;
 use damselfly_commands::{Args, Command, Group, Keys, Result, Run, Stop, Trait, encoding_name};
 use damselfly_engine::{AccessPolicy, Deadline, Key, Tx, idle_seconds};
+use damselfly_log::Targets;
 use damselfly_protocol::{Reply, Version};
 use damselfly_value::{NewValue, Text};
 
@@ -89,6 +90,7 @@ static SUBCOMMANDS: &[Subcommand] = &[
     subcommand("PROTOCOL", 3..=3, protocol, "<type>", "Replies with an example of this type of reply."),
     subcommand("QUICKLIST-PACKED-THRESHOLD", 3..=3, packed_threshold, "<size>", "Only checks the size."),
     subcommand("RELOAD", 2..=ANY, reload::reload, "[MERGE] [NOFLUSH] [NOSAVE]", "Saves the data and loads the file again."),
+    subcommand("REPLICATE", 3..=ANY, replicate, "<string> [<string> ...]", "Sends a command to the replicas that is not run here, so that their data may differ."),
     subcommand("REPLYBUFFER", 4..=4, replybuffer, "PEAK-RESET-TIME <NEVER|RESET|milliseconds>", "Does nothing: the size of reply buffers always follows their use."),
     subcommand("SET-ACTIVE-EXPIRE", 3..=3, set_active_expire, "<0|1>", "Pauses or resumes the background removal of expired keys."),
     subcommand("SET-DISABLE-DENY-SCRIPTS", 3..=3, eval_commands::set_deny, "<0|1>", "Lets scripts call server and connection commands that are otherwise forbidden in scripts."),
@@ -312,10 +314,23 @@ pub fn populate_shards(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
     Ok(())
 }
 
+fn replicate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
+    let (log, db) = (&context.shared.engine.log, context.session.db);
+    if log.wants(Targets::REPLICAS) {
+        let words = args.from(2).collect::<Vec<_>>();
+        log.append_one(Targets::REPLICAS, db, words.into_iter(), context.now.0);
+        context.shared.log.wake();
+    }
+    reply.ok();
+    Ok(())
+}
+
 fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let now = context.now;
     let key = args.key(2);
     let mut tx = context.lock_one(key.hash)?;
+    // As in Redis, this shows expired keys that are still there, too.
+    tx.keep_expired();
     let engine = tx.engine();
     let entry = tx.peek(key).ok_or(CommandError::NoSuchKey)?;
     let idle_s = match engine.settings.access_policy() {

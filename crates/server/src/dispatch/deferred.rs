@@ -63,6 +63,7 @@ impl Dispatcher {
             return;
         };
         blocking.unregister();
+        session.has_logged = true;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
         let failed = end.write(&blocking, &mut reply);
@@ -96,6 +97,7 @@ impl Dispatcher {
         let congested = self.shared.pubsub.take_congested(self.shared.threads.len());
         session.congested = congested.or(session.congested);
         (session.long, session.rest) = (None, outcome.rest);
+        session.has_logged = true;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
         reply.raw_all(outcome.reply);

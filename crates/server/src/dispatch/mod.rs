@@ -304,9 +304,11 @@ impl Dispatcher {
                 {
                     return Some(Halt::Stall(Stall::Paused(hold)));
                 }
-                if writes && self.shared.engine.log.is_on() && self.shared.engine.log.is_congested()
-                {
-                    return Some(Halt::Stall(Stall::Log));
+                if writes && self.shared.engine.log.is_on() {
+                    if self.shared.engine.log.is_congested() {
+                        return Some(Halt::Stall(Stall::Log));
+                    }
+                    session.has_logged = true;
                 }
                 if session.transaction.is_open() && row.within_multi == WithinMulti::Queued {
                     let writes = row.writes

@@ -150,8 +150,14 @@ impl Listener {
     pub fn open_all(config: &Config) -> Result<Vec<Self>, String> {
         let mut listeners = Vec::new();
         for endpoint in Endpoint::all(config, &Address::resolve_all(&config.bind)) {
+            let port = endpoint.port;
             let listener = Self::tcp(endpoint, config);
-            listeners.extend(listener.map_err(|failure| failure.text)?);
+            listeners.extend(listener.map_err(|failure| {
+                format!(
+                    "{}. Failed listening on port {port} (TCP), aborting.",
+                    failure.text
+                )
+            })?);
         }
         if !config.unixsocket.is_empty() {
             let path = Path::new(&config.unixsocket);

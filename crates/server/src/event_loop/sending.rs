@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Worker;
 use crate::clock;
 use crate::event_loop::input::{Next, Stall};
+use crate::gate::Reasons;
 use crate::persistence::aof;
 use crate::session::Session;
 
@@ -68,8 +69,16 @@ impl Worker {
     #[cold]
     fn hold(&mut self, key: usize) -> usize {
         let safe = self.safe_record(&self.connections[key].session);
+        let appended = self.shared.engine.log.appended();
+        let has_failed = !self.shared.gate.holding(Reasons::LOG_FAILED).is_empty();
         let connection = &mut self.connections[key];
-        let sent_max = connection.hold(self.shared.engine.log.appended(), safe);
+        connection.session.has_logged &= safe < appended;
+        // While nothing can be written, only clients with changes of their own wait: the others may read, and see why.
+        let until = match has_failed && !connection.session.has_logged {
+            true => safe,
+            false => appended,
+        };
+        let sent_max = connection.hold(until, safe);
         if connection.is_held() {
             self.note_held(key);
         }

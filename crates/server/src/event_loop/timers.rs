@@ -22,10 +22,12 @@ impl Worker {
     pub(super) fn run_timers(&mut self) {
         let now = Instant::now();
         self.shared.note_turn(self.index, now);
-        if now >= self.next_sweep && !self.shared.gate.is_loading() {
-            self.dispatcher.forget_room();
-            let has_more = self.sweep(now) | (self.dispatcher.make_room() == MemoryRoom::Soon);
-            self.next_sweep = now + if has_more { SWEEP_AGAIN } else { TICK };
+        if now >= self.next_sweep {
+            let is_urgent = !self.shared.gate.is_loading() && {
+                self.dispatcher.forget_room();
+                self.sweep(now) | (self.dispatcher.make_room() == MemoryRoom::Soon)
+            };
+            self.next_sweep = now + if is_urgent { SWEEP_AGAIN } else { TICK };
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;

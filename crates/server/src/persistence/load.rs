@@ -107,7 +107,7 @@ where
         let buffer = chunk.decode(self.thresholds, |offset, event| match event {
             Event::Entry(loaded) => {
                 let (idle_seconds, frequency) = (loaded.idle_seconds, loaded.frequency);
-                let Some(entry) = accept(loaded, now) else {
+                let Ok(entry) = accept(loaded, now) else {
                     self.progress.add_keys(0, 1);
                     return Ok(());
                 };
@@ -142,13 +142,16 @@ where
     }
 }
 
-/// The entry, unless it has expired.
+/// The entry; as an error if it has expired.
 #[inline]
-pub(super) fn accept(loaded: LoadedEntry, now: Now) -> Option<Entry> {
+pub(super) fn accept(loaded: LoadedEntry, now: Now) -> Result<Entry, Entry> {
     let entry = loaded.entry;
     let view = entry.view();
     let has_expired = view.can_expire() && view.expires_ms().is_some_and(|ms| ms <= now.0);
-    (!has_expired).then_some(entry)
+    match has_expired {
+        true => Err(entry),
+        false => Ok(entry),
+    }
 }
 
 /// Loads everything from `source` and returns where the file ended, in bytes. `progress` says how far it is.
@@ -262,9 +265,13 @@ fn store_large(
     sink: &mut dyn Sink,
 ) -> Result<(), LoadError> {
     let (idle_seconds, frequency) = (loaded.idle_seconds, loaded.frequency);
-    let Some(entry) = accept(loaded, progress.expiry_time()) else {
-        progress.add_keys(0, 1);
-        return Ok(());
+    let entry = match accept(loaded, progress.expiry_time()) {
+        Ok(entry) => entry,
+        Err(expired) => {
+            progress.note_expired(db, expired.view().key());
+            progress.add_keys(0, 1);
+            return Ok(());
+        }
     };
     let new = NewEntry {
         entry,

@@ -492,17 +492,21 @@ impl Loading {
             if let Event::Entry(loaded) = event {
                 let access = engine.loaded_access(now, loaded.idle_seconds, loaded.frequency);
                 match accept(loaded, self.progress.expiry_time()) {
-                    Some(entry) => {
+                    Ok(entry) => {
                         entry.view().set_access(access);
                         batch.push(entry, offset);
                         counts.0 += 1;
                     }
-                    None => counts.1 += 1,
+                    Err(expired) => {
+                        self.progress
+                            .note_expired(db as usize, expired.view().key());
+                        counts.1 += 1;
+                    }
                 }
             }
             Ok::<(), LoadError>(())
         })?;
-        self.store_batch(engine, &mut batch, db, now, first_shard)?;
+        self.store_batch(engine, &mut batch, db, first_shard)?;
         self.progress.add_keys(counts.0, counts.1);
         self.batches().push(batch);
         Ok(buffer)
@@ -531,9 +535,9 @@ impl Loading {
         engine: &Engine,
         batch: &mut LoadBatch,
         db: u64,
-        now: Now,
         first_shard: usize,
     ) -> Result<(), LoadError> {
+        let now = self.progress.expiry_time();
         let wait = || {
             std::thread::yield_now();
             !self.queue.is_abandoned()

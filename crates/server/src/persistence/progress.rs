@@ -35,6 +35,17 @@ pub struct LoadProgress {
     stream: Mutex<StreamFacts>,
     /// Expired keys are loaded, too: what follows the file may give them another deadline.
     keeps_expired: AtomicBool,
+    /// Expired keys that were not loaded, if somebody wants them.
+    expired: Mutex<Option<ExpiredKeys>>,
+}
+
+/// Expired keys that were not loaded, up to a number of bytes.
+#[derive(Debug, Default)]
+struct ExpiredKeys {
+    keys: Vec<(usize, Box<[u8]>)>,
+    /// How many bytes may be added.
+    bytes_left: u64,
+    is_incomplete: bool,
 }
 
 impl LoadProgress {
@@ -72,6 +83,42 @@ impl LoadProgress {
     /// Sets whether expired keys are loaded, too.
     pub fn keep_expired(&self, keeps: bool) {
         self.keeps_expired.store(keeps, Relaxed);
+    }
+
+    fn expired(&self) -> MutexGuard<'_, Option<ExpiredKeys>> {
+        self.expired.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Collects the expired keys that are not loaded from now on, at most so many bytes of them.
+    pub fn collect_expired(&self, bytes_max: u64) {
+        *self.expired() = Some(ExpiredKeys {
+            bytes_left: bytes_max,
+            ..ExpiredKeys::default()
+        });
+    }
+
+    /// Notes an expired key that is not loaded.
+    pub(super) fn note_expired(&self, db: usize, key: &[u8]) {
+        let mut slot = self.expired();
+        let Some(expired) = &mut *slot else {
+            return;
+        };
+        match expired.bytes_left.checked_sub(key.len() as u64) {
+            Some(left) if !expired.is_incomplete => {
+                expired.bytes_left = left;
+                expired.keys.push((db, key.into()));
+            }
+            Some(_) | None => {
+                expired.is_incomplete = true;
+                expired.keys = Vec::new();
+            }
+        }
+    }
+
+    /// The databases and names of the keys that were collected, and stops collecting. `None` if there were too many.
+    pub fn take_expired(&self) -> Option<Vec<(usize, Box<[u8]>)>> {
+        let expired = self.expired().take().unwrap_or_default();
+        (!expired.is_incomplete).then_some(expired.keys)
     }
 
     /// Keys whose deadline is up to this moment are dropped.

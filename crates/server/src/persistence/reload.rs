@@ -3,6 +3,7 @@
 //! It runs in one section with all locks, so that no client sees the data while a part of it is missing.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
@@ -152,13 +153,14 @@ pub fn load_base(
 ) -> std::result::Result<u64, String> {
     let progress = &shared.loading.progress;
     progress.keep_expired(true);
+    tx.keep_expired();
     let loaded = load_within(shared, tx, path, false, false);
     progress.keep_expired(false);
     loaded
 }
 
 /// Empties the databases and loads the append-only file. The section has all locks.
-fn run_loadaof(shared: &Shared, tx: &mut Tx<'_>) -> Result {
+fn run_loadaof(shared: &Arc<Shared>, tx: &mut Tx<'_>) -> Result {
     let failed = |why: &str| {
         log::error!("DEBUG LOADAOF: {why}");
         let text = "Error trying to load the AOF files, check server logs.";
@@ -206,11 +208,7 @@ pub fn loadaof(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) ->
 }
 
 /// The part of DEBUG LOADAOF that runs on a thread for long commands.
-pub fn loadaof_alone(
-    shared: &std::sync::Arc<Shared>,
-    _: Args<'_>,
-    reply: &mut Reply<'_>,
-) -> Result {
+pub fn loadaof_alone(shared: &Arc<Shared>, _: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let mut tx = shared.engine.lock_all(0, Now(clock::now_ms()))?;
     run_loadaof(shared, &mut tx)?;
     reply.ok();
@@ -231,11 +229,7 @@ pub fn reload(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) 
 }
 
 /// The part of DEBUG RELOAD that runs on a thread for long commands.
-pub fn reload_alone(
-    shared: &std::sync::Arc<Shared>,
-    args: Args<'_>,
-    reply: &mut Reply<'_>,
-) -> Result {
+pub fn reload_alone(shared: &Arc<Shared>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let options = Options::parse(args)?;
     let mut tx = shared.engine.lock_all(0, Now(clock::now_ms()))?;
     options.run(shared, &mut tx)?;

@@ -55,7 +55,15 @@ pub fn load_into(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<(), String>
     let (file, bytes) = open(&path).map_err(|error| refuse(&error))?;
     let progress = &shared.loading.progress;
     progress.begin(bytes);
-    match load_from(&Target::of(shared), file, true, stop) {
+    // What has expired is the primary's to remove; a primary has to send that to replicas that continue its history.
+    let is_replica = shared.replication.is_replica();
+    progress.keep_expired(is_replica);
+    if !is_replica {
+        progress.collect_expired(config.repl_backlog_bytes);
+    }
+    let loaded = load_from(&Target::of(shared), file, true, stop);
+    progress.keep_expired(false);
+    match loaded {
         Ok(_) => {}
         Err(LoadError::Stopped) => return Ok(()),
         Err(error) => return Err(refuse(&error)),
@@ -199,7 +207,7 @@ impl Sink for ParallelSink<'_> {
         new.entry.view().set_access(access);
         let mut batch = LoadBatch::default();
         batch.push(new.entry, new.offset);
-        loading.store_batch(engine, &mut batch, db as u64, now, 0)
+        loading.store_batch(engine, &mut batch, db as u64, 0)
     }
 
     fn function(&mut self, code: &[u8]) -> Result<(), String> {

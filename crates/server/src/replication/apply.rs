@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
 use damselfly_commands::{Args, Stop};
+use damselfly_config::PropagationErrors;
 use damselfly_engine::{Busy, Now, Tx, Unserved};
 use damselfly_protocol::{Reply, Version};
 use damselfly_pubsub::Scope;
@@ -30,7 +31,8 @@ use crate::shared::Shared;
 /// How long the stream waits for subscribers that do not keep up.
 const CONGESTION_MAX: Duration = Duration::from_secs(1);
 
-/// How often errors of commands are logged at most.
+/// No more errors of commands than this are logged per interval.
+const ERROR_LOGS_MAX: u32 = 10;
 const ERROR_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Why the stream can't go on.
@@ -55,7 +57,9 @@ pub(super) struct Applier {
     /// Lines for MONITOR clients.
     monitored: Vec<u8>,
     address: String,
-    last_error_log: Option<Instant>,
+    /// Since when errors were counted, and how many were logged.
+    error_logs_since: Option<Instant>,
+    error_logs: u32,
 }
 
 impl Applier {
@@ -71,7 +75,8 @@ impl Applier {
             to_retry: Vec::new(),
             monitored: Vec::new(),
             address,
-            last_error_log: None,
+            error_logs_since: None,
+            error_logs: 0,
         }
     }
 
@@ -326,16 +331,29 @@ impl Applier {
         link.errors.fetch_add(1, Relaxed);
         link.counters.count_error(&error.to_bytes());
         if self
-            .last_error_log
-            .is_some_and(|last| last.elapsed() < ERROR_LOG_INTERVAL)
+            .error_logs_since
+            .is_none_or(|since| since.elapsed() >= ERROR_LOG_INTERVAL)
         {
+            (self.error_logs_since, self.error_logs) = (Some(Instant::now()), 0);
+        }
+        let config = shared.config();
+        // Clients of a writable replica may have caused it.
+        let ends = config.replica_read_only
+            && config.propagation_error_behavior != PropagationErrors::Ignore;
+        self.error_logs += 1;
+        if self.error_logs > ERROR_LOGS_MAX && !ends {
             return;
         }
-        self.last_error_log = Some(Instant::now());
         log::error!(
             "== CRITICAL == This replica is sending an error to its master: '{error}' after processing the command '{}'. Their data may differ from now on.",
             args.at(0).escape_ascii()
         );
+        if ends {
+            log::error!(
+                "The option 'propagation-error-behavior' demands that the process end now."
+            );
+            std::process::abort();
+        }
     }
 }
 

@@ -331,6 +331,9 @@ fn role(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
         link::role_reply(context.shared, reply);
         return Ok(());
     }
+    if context.lent.is_none() {
+        replication.catch_up(context.shared);
+    }
     let mut feeds = replication.feeds();
     feeds.retain(|feed| feed.is_online());
     reply.array(3);

@@ -26,9 +26,6 @@ const ACK_INTERVAL: Duration = Duration::from_secs(1);
 /// No more than this is parsed ahead of what was applied.
 const IN_FLIGHT_BYTES_MAX: u64 = 8 << 20;
 
-/// A transaction or command whose bytes exceed this is refused.
-const BUFFERED_BYTES_MAX: usize = 16 << 30;
-
 /// How long this thread waits for the one that applies before it looks again.
 const SHORT_WAIT: Duration = Duration::from_millis(1);
 
@@ -443,17 +440,20 @@ impl Attempt<'_> {
             }
             let unused = connection.unused();
             link.read_to.store(sent + unused.len() as u64, Relaxed);
-            if unused.len() > BUFFERED_BYTES_MAX {
-                return Err(cannot_apply("a transaction or command is too long"));
+            let bytes_max = shared.config().repl_transaction_bytes_max;
+            if unused.len() as u64 > bytes_max {
+                return Err(self.begin_anew(&format!(
+                    "a transaction or command has more than {bytes_max} bytes, which the option 'repl-transaction-limit' allows"
+                )));
             }
             loop {
                 let unused = connection.unused();
                 let parsed = queue.parse(unused);
                 let Some(chunk) = queue.take_complete(unused) else {
-                    if let Err(Fault::Stream(why)) = parsed {
-                        return Err(cannot_apply(&why));
+                    match parsed {
+                        Ok(()) => break,
+                        Err(why) => return Err(self.begin_anew(&why)),
                     }
-                    break;
                 };
                 connection.consume(chunk.bytes.len());
                 sent += chunk.bytes.len() as u64;
@@ -466,6 +466,14 @@ impl Attempt<'_> {
                 }
             }
         }
+    }
+
+    /// Ends the link because of what the primary sent. It would send the same again, so the next link begins with a full synchronisation.
+    fn begin_anew(&self, why: &str) -> Ended {
+        self.link().set_has_history(false);
+        cannot_apply(&format!(
+            "{why}. The next link begins with a full synchronisation"
+        ))
     }
 
     /// Sends an acknowledgement if one is due.

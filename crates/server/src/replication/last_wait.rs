@@ -1,13 +1,14 @@
 //! SHUTDOWN: before the server stops, replicas get what they lack.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use damselfly_config::Config;
 
 use super::Replication;
 use super::feed::Feed;
+use crate::clock;
 use crate::shared::Shared;
 use crate::threads::Thread;
 
@@ -20,7 +21,11 @@ const ABORTED: u8 = 2;
 
 /// Whether a shutdown waits for replicas.
 #[derive(Debug, Default)]
-pub(super) struct LastWait(AtomicU8);
+pub(super) struct LastWait {
+    phase: AtomicU8,
+    /// When a wait ends, in milliseconds since the epoch.
+    until_ms: AtomicI64,
+}
 
 /// SHUTDOWN ABORT has ended the wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +64,20 @@ impl Replication {
         }
         log::info!("Waiting for replicas before shutting down.");
         shared.pause.hold_writes(true);
-        self.last_wait.0.store(WAITING, SeqCst);
+        let timeout = Duration::from_secs(u64::from(config.shutdown_timeout_s));
+        let until_ms = clock::now_ms() + timeout.as_millis() as i64;
+        self.last_wait.until_ms.store(until_ms, SeqCst);
+        self.last_wait.phase.store(WAITING, SeqCst);
         self.begin_wait();
-        let until = Instant::now() + Duration::from_secs(u64::from(config.shutdown_timeout_s));
+        let until = Instant::now() + timeout;
         let mut is_aborted = false;
         while Instant::now() < until && !is_aborted && !self.lagging(shared).is_empty() {
             shared.log.wake();
             std::thread::sleep(RECHECK_INTERVAL);
-            is_aborted = self.last_wait.0.load(SeqCst) == ABORTED;
+            is_aborted = self.last_wait.phase.load(SeqCst) == ABORTED;
         }
         self.end_wait();
-        is_aborted |= self.last_wait.0.swap(NOT_WAITING, SeqCst) == ABORTED;
+        is_aborted |= self.last_wait.phase.swap(NOT_WAITING, SeqCst) == ABORTED;
         if is_aborted {
             log::warn!("Shutdown manually aborted.");
             self.end_last_wait(shared);
@@ -81,7 +89,7 @@ impl Replication {
                 "Lagging replica {} reported offset {} behind master, lag={}, state={}.",
                 feed.name(),
                 self.end().saturating_sub(feed.acked()),
-                feed.lag_s(crate::clock::now_ms()),
+                feed.lag_s(clock::now_ms()),
                 feed.status().name()
             );
         }
@@ -100,11 +108,18 @@ impl Replication {
         }
     }
 
+    /// How long a shutdown still waits for replicas, in milliseconds; `None` if none does.
+    pub fn shutdown_in_ms(&self) -> Option<i64> {
+        let is_waiting = self.last_wait.phase.load(SeqCst) != NOT_WAITING;
+        let left_ms = || self.last_wait.until_ms.load(SeqCst) - clock::now_ms();
+        is_waiting.then(|| left_ms().max(0))
+    }
+
     /// SHUTDOWN ABORT; false if no shutdown waits.
     pub fn abort_shutdown(&self) -> bool {
         let aborted = self
             .last_wait
-            .0
+            .phase
             .compare_exchange(WAITING, ABORTED, SeqCst, SeqCst);
         aborted.is_ok()
     }

@@ -29,13 +29,17 @@ use std::time::{Duration, Instant};
 use damselfly_base::CommandError;
 use damselfly_config::{Config, PrimaryAddress};
 use damselfly_engine::{Busy, Engine, Now, Tx};
+use damselfly_log::Targets;
 use damselfly_protocol::Reply;
 
 use crate::blocked::End;
 use crate::clock;
-use crate::gate::{Gate, Reasons};
+use crate::gate::Reasons;
 use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
+
+/// How long the start of the server waits for the log before it looks again.
+const CONGESTED_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The thread looks whether the server stops after this long.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -313,11 +317,13 @@ impl Link {
     }
 
     /// Refuses commands, or allows them again, as the options of a replica say.
-    pub fn apply(&self, gate: &Gate, is_replica: bool, config: &Config) {
+    pub fn apply(&self, shared: &Shared, is_replica: bool, config: &Config) {
         let set = |reason, holds| match holds {
-            true => gate.close(reason),
-            false => gate.open(reason),
+            true => shared.gate.close(reason),
+            false => shared.gate.open(reason),
         };
+        let is_writable = is_replica && !config.replica_read_only;
+        shared.engine.set_notes_local_deadlines(is_writable);
         set(Reasons::READ_ONLY, is_replica && config.replica_read_only);
         let is_stale = is_replica && !self.is_connected();
         set(Reasons::STALE, is_stale && !config.replica_serve_stale_data);
@@ -374,7 +380,7 @@ pub fn follow(shared: &Shared, tx: &Tx<'_>, primary: PrimaryAddress, fails_over:
 
 /// Makes this server a primary, which continues the history under a new id. Does nothing on a primary. The section has all locks; the
 /// caller changes the option `replicaof` afterwards.
-pub fn become_primary_within(shared: &Shared, tx: &Tx<'_>) {
+pub fn become_primary_within(shared: &Shared, tx: &mut Tx<'_>) {
     assert!(tx.holds_all(), "the role changes under all locks");
     let (replication, link) = (&shared.replication, &shared.replication.link);
     if !replication.is_replica() {
@@ -383,12 +389,13 @@ pub fn become_primary_within(shared: &Shared, tx: &Tx<'_>) {
     link.redirect(None, false);
     let settings = &shared.engine.settings;
     settings.leaves_expired.store(false, Relaxed);
+    tx.forget_local_deadlines();
     replication.promote(shared, tx);
 }
 
 /// The same from outside a section. Waits for busy shards.
 pub fn become_primary(shared: &Shared) {
-    become_primary_within(shared, &lock_all(shared));
+    become_primary_within(shared, &mut lock_all(shared));
     set_option(shared, None);
 }
 
@@ -407,7 +414,7 @@ pub fn set_option(shared: &Shared, primary: Option<PrimaryAddress>) {
 }
 
 /// A section with all locks, from a thread that may wait.
-pub(super) fn lock_all(shared: &Shared) -> Tx<'_> {
+pub(crate) fn lock_all(shared: &Shared) -> Tx<'_> {
     lock_all_of(&shared.engine)
 }
 
@@ -433,17 +440,46 @@ pub fn start(shared: &Shared) {
 /// Continues the history of the snapshot that was loaded at start: as a replica, or as a primary whose replicas may continue.
 pub fn continue_history(shared: &Shared) {
     let progress = &shared.loading.progress;
+    let expired = progress.take_expired();
     let Some((id, offset)) = progress.history() else {
         return;
     };
     let (replication, link) = (&shared.replication, &shared.replication.link);
     if !replication.is_replica() {
-        replication.resume(shared, &lock_all(shared), &id, offset);
+        match expired {
+            Some(expired) => {
+                replication.resume(shared, &lock_all(shared), &id, offset);
+                send_removals(shared, &expired);
+            }
+            None => log::warn!(
+                "More keys have expired since the snapshot than the replication backlog could hold: replicas will synchronise in full."
+            ),
+        }
         return;
     }
     replication.begin_history(shared, &id, offset);
     link.stream_db.store(progress.stream_db(), Relaxed);
     link.set_has_history(true);
+}
+
+/// Makes replicas that continue the history of the snapshot remove the keys that had expired when it was loaded.
+fn send_removals(shared: &Shared, expired: &[(usize, Box<[u8]>)]) {
+    let log = &shared.engine.log;
+    let name = shared.engine.settings.name_of_expiry();
+    for (db, key) in expired {
+        while log.is_congested() {
+            shared.log.wake();
+            thread::sleep(CONGESTED_INTERVAL);
+        }
+        log.append_one(
+            Targets::REPLICAS,
+            *db,
+            [name, key].into_iter(),
+            clock::now_ms(),
+        );
+    }
+    // Replicas that come now find all of it.
+    shared.replication.wait_until_merged(shared);
 }
 
 /// ROLE on a replica.

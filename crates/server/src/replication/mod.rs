@@ -261,6 +261,20 @@ impl Replication {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Sets what INFO counts to zero.
+    pub fn reset_counters(&self) {
+        let SyncCounters {
+            full,
+            partial,
+            refused,
+            output_bytes,
+        } = &self.counters;
+        for counter in [full, partial, refused, output_bytes, &self.link.input_bytes] {
+            counter.store(0, Relaxed);
+        }
+        self.link.counters.reset();
+    }
+
     /// True if this server follows a primary, or tries to.
     #[inline]
     pub fn is_replica(&self) -> bool {
@@ -297,6 +311,23 @@ impl Replication {
                 return;
             }
             drop(state);
+            shared.log.wake();
+            std::thread::sleep(RECHECK_INTERVAL);
+        }
+    }
+
+    /// On a primary: waits a moment until the changes up to now are part of the stream, so that whoever has seen a reply finds them in the offset.
+    /// The caller has no locks.
+    pub fn catch_up(&self, shared: &Shared) {
+        const RECHECK_INTERVAL: Duration = Duration::from_micros(50);
+        /// INFO and ROLE are rare, and the log thread needs some 100 microseconds.
+        const WAIT_MAX: Duration = Duration::from_millis(50);
+        let (started, record) = (Instant::now(), shared.engine.log.appended());
+        let is_behind = || {
+            let state = self.state();
+            state.intake.is_some() && state.merged < record
+        };
+        while is_behind() && started.elapsed() < WAIT_MAX {
             shared.log.wake();
             std::thread::sleep(RECHECK_INTERVAL);
         }

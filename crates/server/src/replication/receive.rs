@@ -447,7 +447,7 @@ fn beside(
     tx.swap_contents(&mut link::lock_all_of(&engine));
     tx.invalidate_all();
     shared.functions.replace(functions.libraries());
-    begin_history(attempt, id, offset);
+    begin_history(attempt, &mut tx, id, offset);
     drop(tx);
     shared.gate.open(reason);
     drop(engine);
@@ -480,7 +480,7 @@ fn load(
         }
         Err(LoadError::Stopped) => Err(String::from("loading was stopped")),
         Err(error) => Err(format!(
-            "Failed trying to load the MASTER synchronization DB: {error}"
+            "Internal error in RDB: failed trying to load the MASTER synchronization DB: {error}"
         )),
     }
 }
@@ -537,7 +537,7 @@ fn end_load(
     let is_replaced = attempt.ends();
     let result = match loaded {
         Ok(()) if !is_replaced => {
-            begin_history(attempt, id, offset);
+            begin_history(attempt, &mut tx, id, offset);
             Ok(())
         }
         Ok(()) => Err(Ended::Replaced),
@@ -555,9 +555,10 @@ fn end_load(
     result
 }
 
-/// Notes that the data is that of a history. The caller holds all locks.
-fn begin_history(attempt: &Attempt<'_>, id: &str, offset: u64) {
+/// Notes that the data is that of a history. The section has all locks.
+fn begin_history(attempt: &Attempt<'_>, tx: &mut damselfly_engine::Tx<'_>, id: &str, offset: u64) {
     let shared = attempt.shared;
+    tx.forget_local_deadlines();
     let link = &shared.replication.link;
     let is_known = id != super::NO_ID;
     match is_known {

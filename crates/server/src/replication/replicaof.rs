@@ -44,7 +44,7 @@ fn replicaof(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -
     let shared = context.shared.clone();
     if args.is(1, "NO") && args.is(2, "ONE") {
         if shared.replication.is_replica() {
-            link::become_primary_within(&shared, &context.lock_all()?);
+            link::become_primary_within(&shared, &mut context.lock_all()?);
             link::set_option(&shared, None);
             let client = client::line(&context.session.client, context.now.0);
             log::info!(

@@ -4,7 +4,6 @@ use damselfly_commands::{Args, KeyspaceFn, Run};
 use damselfly_protocol::{Limits, Progress, RequestParser, Span};
 use damselfly_pubsub::Scope;
 
-use super::apply::Fault;
 use crate::memcached::FLAGS_MESSAGE;
 use crate::registry::{Handler, Locks, REGISTRY, Row};
 
@@ -50,8 +49,8 @@ impl Queue {
     /// Parses what is complete in `input`.
     ///
     /// # Errors
-    /// It is no stream of requests.
-    pub(super) fn parse(&mut self, input: &mut [u8]) -> Result<(), Fault> {
+    /// It is no stream of requests: one line.
+    pub(super) fn parse(&mut self, input: &mut [u8]) -> Result<(), String> {
         let limits = Limits {
             bulk_bytes_max: BULK_BYTES_MAX,
             ..Limits::default()
@@ -64,7 +63,20 @@ impl Queue {
             match self.parser.parse(&mut input[start..], spans, &limits) {
                 Ok(Progress::Complete { consumed }) => self.parsed += consumed,
                 Ok(Progress::Incomplete { .. }) => return Ok(()),
-                Err(error) => return Err(Fault::Stream(error.to_string())),
+                Err(error) => return Err(error.to_string()),
+            }
+            match self.requests.last_mut() {
+                // An empty line becomes a part of the request before it, so that it needs no memory of its own.
+                Some(last) if self.spans.len() == first_span => {
+                    last.end = self.parsed;
+                    continue;
+                }
+                Some(_) | None => {}
+            }
+            if self.spans.len() > first_span && input[start] != b'*' {
+                return Err(String::from(
+                    "it has a command that is not in the form of the protocol (inline), as after corruption",
+                ));
             }
             let request = self.request(input, start, first_span);
             match request.action {

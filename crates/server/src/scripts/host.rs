@@ -416,6 +416,10 @@ impl ScriptHost<'_, '_> {
                 "This Redis command is not allowed from script",
             ));
         }
+        if self.session.client.is_primary {
+            // It repeats what has run before.
+            return None;
+        }
         if !self.session.login.has_all_rights(&self.shared.users) {
             let refusal = self.refusal_of_user(row, args);
             if refusal.is_some() {

@@ -59,6 +59,8 @@ pub struct Session {
     pub closing: bool,
     /// Its replies wait until its changes are on disk: CLIENT DURABLE.
     pub is_durable: bool,
+    /// Changes of this client may be in the log that are not on disk yet.
+    pub has_logged: bool,
     /// WAIT or WAITAOF waits.
     pub disk_wait: Option<DiskWait>,
     /// Its replies wait until its changes are on so many replicas, too: CLIENT DURABLE.
@@ -103,6 +105,7 @@ impl Session {
             closing: false,
             sleeps_until: None,
             is_durable: false,
+            has_logged: false,
             disk_wait: None,
             durable_replicas: 0,
             abilities: None,

@@ -165,7 +165,7 @@ pub static FIELDS: &[Field] = &[
     row(Persistence, "rdb_last_load_keys_expired", |f| f.shared.loading.progress.keys_expired().to_string()),
     row(Persistence, "rdb_last_load_keys_loaded", |f| f.shared.loading.progress.keys_loaded().to_string()),
     row(Persistence, "aof_enabled", |f| u8::from(f.shared.aof.mode() != Mode::Off || f.config.appendonly).to_string()),
-    row(Persistence, "aof_rewrite_in_progress", |f| u8::from(f.rewrite().is_some()).to_string()),
+    row(Persistence, "aof_rewrite_in_progress", |f| u8::from(f.rewrite().is_some() || f.shared.aof.is_replacing.load(Relaxed)).to_string()),
     row(Persistence, "aof_rewrite_scheduled", |f| u8::from(f.aof.is_scheduled).to_string()),
     row(Persistence, "aof_last_rewrite_time_sec", |f| f.aof.last_rewrite.map_or(-1, |took| took.as_secs() as i64).to_string()),
     row(Persistence, "aof_current_rewrite_time_sec", |f| f.rewrite().map_or(-1, |job| job.elapsed().as_secs() as i64).to_string()),
@@ -210,7 +210,7 @@ pub static FIELDS: &[Field] = &[
     row(Stats, "latest_fork_usec", ZERO),
     row(Stats, "total_forks", ZERO),
     row(Stats, "migrate_cached_sockets", |f| f.shared.migrations.links.count().to_string()),
-    row(Stats, "slave_expires_tracked_keys", ZERO),
+    row(Stats, "slave_expires_tracked_keys", |f| f.shared.engine.local_deadlines().to_string()),
     row(Stats, "active_defrag_hits", ZERO),
     row(Stats, "active_defrag_misses", ZERO),
     row(Stats, "active_defrag_key_hits", ZERO),
@@ -285,6 +285,12 @@ pub static AOF_FIELDS: &[Field] = &[
     row(Persistence, "aof_pending_bio_fsync", ZERO),
     row(Persistence, "aof_delayed_fsync", |f| f.shared.aof.delayed_syncs.load(Relaxed).to_string()),
 ];
+
+/// Shown while a shutdown waits for replicas.
+pub static SHUTDOWN_FIELDS: &[Field] = &[row(Server, "shutdown_in_milliseconds", |f| {
+    let left_ms = f.shared.replication.shutdown_in_ms();
+    left_ms.unwrap_or(0).to_string()
+})];
 
 /// Fields that follow those of Persistence while a file is being loaded.
 #[rustfmt::skip]

@@ -18,7 +18,7 @@ use crate::statistics::CommandTotals;
 mod fields;
 mod replication;
 
-pub use fields::{AOF_FIELDS, FIELDS, Field, LOADING_FIELDS};
+pub use fields::{AOF_FIELDS, FIELDS, Field, LOADING_FIELDS, SHUTDOWN_FIELDS};
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     name: "INFO",
@@ -152,7 +152,11 @@ impl Section {
                     Mode::Off => &[],
                     Mode::Starting | Mode::On => AOF_FIELDS,
                 };
-                let fields = FIELDS.iter().chain(aof).chain(loading);
+                let shutdown = match facts.shared.replication.shutdown_in_ms() {
+                    Some(_) => SHUTDOWN_FIELDS,
+                    None => &[],
+                };
+                let fields = FIELDS.iter().chain(aof).chain(loading).chain(shutdown);
                 for field in fields.filter(|field| field.section == self) {
                     let _ = write!(text, "{}:{}\r\n", field.name, (field.value)(facts));
                 }
@@ -163,12 +167,15 @@ impl Section {
 }
 
 fn info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
-    let facts = Facts::gather(context)?;
-    let mut tx = context.section();
     let asked = |section: Section| match args.len() {
         1 => section.is_default(),
         _ => args.from(1).any(|arg| section.is_asked_by(arg)),
     };
+    if asked(Section::Replication) && context.lent.is_none() {
+        context.shared.replication.catch_up(context.shared);
+    }
+    let facts = Facts::gather(context)?;
+    let mut tx = context.section();
     let mut text = String::new();
     for section in Section::ALL {
         if asked(section) {

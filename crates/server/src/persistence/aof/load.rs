@@ -3,16 +3,19 @@
 use std::fs;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
-use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, Run};
-use damselfly_config::Config;
+use damselfly_base::CommandError;
+use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, Run, Stop};
+use damselfly_config::{Config, PropagationErrors};
 use damselfly_engine::{Key, Now, Tx};
 use damselfly_protocol::{Reply, Version};
 
 use super::check::truncate;
 use super::files::AofFiles;
+use super::load_scripts::ScriptReplay;
 use super::manifest::Manifest;
 use super::reader::{Fault, Item, Reader};
 use super::storage::sync_folder;
@@ -20,7 +23,8 @@ use super::{Aof, folder};
 use crate::clock;
 use crate::memcached::FLAGS_MESSAGE;
 use crate::persistence::{reload, start};
-use crate::registry::{Handler, REGISTRY};
+use crate::registry::{Handler, REGISTRY, Row};
+use crate::replication::link::lock_all;
 use crate::scripts::function_commands;
 use crate::shared::Shared;
 
@@ -88,7 +92,7 @@ pub fn find(aof: &Aof, config: &Config) -> Result<Manifest, String> {
 /// # Errors
 /// One line that says what is wrong, where, and what to do.
 pub fn load(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     manifest: &Manifest,
     mut within: Option<&mut Tx<'_>>,
     stop: &dyn Fn() -> bool,
@@ -129,7 +133,7 @@ pub fn load(
 }
 
 fn load_file(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     path: &Path,
     is_last: bool,
     mut within: Option<&mut Tx<'_>>,
@@ -224,7 +228,8 @@ fn cut_tail(shared: &Shared, path: &Path, good: u64, is_last: bool) -> Result<()
 
 /// Runs the commands of a log.
 pub struct Replay<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
+    scripts: ScriptReplay<'a>,
     db: usize,
     /// The commands since MULTI.
     queued: Option<Vec<Vec<Vec<u8>>>>,
@@ -234,9 +239,10 @@ pub struct Replay<'a> {
 
 impl<'a> Replay<'a> {
     /// Begins with database 0. No client can use the data.
-    pub fn new(shared: &'a Shared) -> Self {
+    pub fn new(shared: &'a Arc<Shared>) -> Self {
         Self {
             shared,
+            scripts: ScriptReplay::new(shared),
             db: 0,
             queued: None,
             shards: Vec::new(),
@@ -304,9 +310,13 @@ impl<'a> Replay<'a> {
                 self.set_flags(args.at(1), within);
                 return Ok(());
             }
-            "ping" | "publish" | "spublish" | "script|load" | "script|flush" => return Ok(()),
+            "ping" | "publish" | "spublish" | "script|flush" => return Ok(()),
+            "script|load" => return self.scripts.keep(args.at(2)),
             name if name.starts_with("function|") => return self.change_functions(name, args),
             _ => {}
+        }
+        if row.runs_script {
+            return self.run_script(row, args, within);
         }
         let (Run::Run(Handler::Keyspace(run)) | Run::Either(Handler::Keyspace(run), _)) =
             row.command.run
@@ -314,15 +324,24 @@ impl<'a> Replay<'a> {
             return Err(format!("the command '{}' can't be repeated", shown()));
         };
         self.reply.clear();
+        let behavior = self.shared.config().propagation_error_behavior;
+        let judge = |result: Result<bool, CommandError>| match result {
+            Ok(needs_all) => Ok(needs_all),
+            Err(error) if behavior == PropagationErrors::Panic => Err(format!(
+                "the command '{}' fails: {error}; the option 'propagation-error-behavior' forbids that",
+                shown()
+            )),
+            // An error is a part of the history.
+            Err(_) => Ok(false),
+        };
         if let Some(tx) = within {
-            run_in(tx, self.db, run, args, &mut self.reply);
-            return Ok(());
+            return judge(run_in(tx, self.db, run, args, &mut self.reply)).map(drop);
         }
         let (engine, now) = (&self.shared.engine, Now(clock::now_ms()));
         loop {
             let locked = crate::dispatch::lock(engine, row, args, self.db, now, &mut self.shards);
             let needs_all = match locked {
-                Ok(mut tx) => run_in(&mut tx, self.db, run, args, &mut self.reply),
+                Ok(mut tx) => judge(run_in(&mut tx, self.db, run, args, &mut self.reply))?,
                 // A thread may be looking at the shard.
                 Err(_) => {
                     std::thread::yield_now();
@@ -333,10 +352,25 @@ impl<'a> Replay<'a> {
                 return Ok(());
             }
             if let Ok(mut tx) = engine.lock_all(self.db, now) {
-                run_in(&mut tx, self.db, run, args, &mut self.reply);
-                return Ok(());
+                return judge(run_in(&mut tx, self.db, run, args, &mut self.reply)).map(drop);
             }
         }
+    }
+
+    fn run_script(
+        &mut self,
+        row: &'static Row,
+        args: Args<'_>,
+        within: Option<&mut Tx<'_>>,
+    ) -> Result<(), String> {
+        let done = match within {
+            Some(tx) => self.scripts.run(tx, self.db, row, args),
+            None => {
+                let mut tx = lock_all(self.shared);
+                self.scripts.run(&mut tx, self.db, row, args)
+            }
+        };
+        done.map_err(|why| format!("the script of '{}' can't run: {why}", row.name))
     }
 
     fn change_functions(&self, name: &str, args: Args<'_>) -> Result<(), String> {
@@ -379,25 +413,31 @@ fn set_flags_in(tx: &mut Tx<'_>, db: usize, key: Key<'_>, flags: u32) {
     }
 }
 
-/// Runs a command; an error is part of the history. True if it needs all locks.
+/// Runs a command. True if it needs all locks.
+///
+/// # Errors
+/// Those of the command.
 fn run_in(
     tx: &mut Tx<'_>,
     db: usize,
     run: KeyspaceFn,
     args: Args<'_>,
     reply: &mut Vec<u8>,
-) -> bool {
+) -> Result<bool, CommandError> {
     tx.set_db(db);
     tx.keep_expired();
-    let result = run(tx, args, &mut Reply::new(reply, Version::Resp2));
-    matches!(result, Err(damselfly_commands::Stop::NeedsAllLocks))
+    match run(tx, args, &mut Reply::new(reply, Version::Resp2)) {
+        Err(Stop::NeedsAllLocks) => Ok(true),
+        Err(Stop::Error(error)) => Err(error),
+        Ok(()) | Err(_) => Ok(false),
+    }
 }
 
 /// Loads the append-only file, or the snapshot if there is none yet, and begins to write. The gate is closed.
 ///
 /// # Errors
 /// One line that says what is wrong, where, and what to do.
-pub fn start(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<bool, String> {
+pub fn start(shared: &Arc<Shared>, stop: &dyn Fn() -> bool) -> Result<bool, String> {
     let config = shared.config();
     let manifest = find(&shared.aof, &config)?;
     if !manifest.is_empty() {
@@ -413,12 +453,7 @@ pub fn start(shared: &Shared, stop: &dyn Fn() -> bool) -> Result<bool, String> {
             return Ok(false);
         }
     }
-    let mut tx = loop {
-        match shared.engine.lock_all(0, Now(clock::now_ms())) {
-            Ok(tx) => break tx,
-            Err(_) => std::thread::yield_now(),
-        }
-    };
+    let mut tx = lock_all(shared);
     if !manifest.is_empty() {
         shared.aof.continue_after_load(shared, &config, &tx);
         return Ok(true);

@@ -9,6 +9,8 @@
 
 use std::fmt::Write;
 
+use damselfly_config::{quoted_word, split_words};
+
 /// A manifest with more files than this is not believed.
 const FILES_MAX: usize = 100_000;
 
@@ -53,7 +55,7 @@ impl Manifest {
             let wrong = |why: &str| format!("line {}: {why}: {line}", index + 1);
             let malformed = || wrong("Invalid AOF manifest file format");
             let (mut name, mut number, mut kind) = (None, None, None);
-            let mut words = split(line).ok_or_else(malformed)?.into_iter();
+            let mut words = split_words(line).ok_or_else(malformed)?.into_iter();
             while let Some(word) = words.next() {
                 let value = words.next().ok_or_else(malformed)?;
                 match word.as_str() {
@@ -97,7 +99,7 @@ impl Manifest {
         let increments = self.increments.iter().map(|entry| (entry, 'i'));
         let mut text = String::new();
         for (entry, kind) in base.chain(history).chain(increments) {
-            let (name, number) = (quoted(&entry.name), entry.number);
+            let (name, number) = (quoted_word(&entry.name), entry.number);
             // Writing to a string does not fail.
             let _ = writeln!(text, "file {name} seq {number} type {kind}");
         }
@@ -125,37 +127,6 @@ impl Manifest {
     }
 }
 
-/// The words of a line; `None` if quotes do not match.
-fn split(line: &str) -> Option<Vec<String>> {
-    let (mut words, mut rest) = (Vec::new(), line.trim());
-    while !rest.is_empty() {
-        if let Some(quoted) = rest.strip_prefix('"') {
-            let (mut word, mut chars) = (String::new(), quoted.char_indices());
-            rest = loop {
-                match chars.next()? {
-                    (at, '"') => break quoted[at + 1..].trim_start(),
-                    (_, '\\') => word.push(chars.next()?.1),
-                    (_, other) => word.push(other),
-                }
-            };
-            words.push(word);
-        } else {
-            let (word, behind) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-            words.push(word.to_owned());
-            rest = behind.trim_start();
-        }
-    }
-    Some(words)
-}
-
-fn quoted(name: &str) -> String {
-    let needs_quotes = name.contains(|c: char| c.is_whitespace() || c == '"' || c == '\\');
-    if !needs_quotes {
-        return name.to_owned();
-    }
-    format!("\"{}\"", name.replace('\\', "\\\\").replace('"', "\\\""))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,11 +138,12 @@ mod tests {
             number,
         };
         let manifest = Manifest {
-            base: Some(entry("a b\".2.base.rdb", 2)),
+            base: Some(entry("a b\"\n\\.2.base.rdb", 2)),
             increments: vec![entry("a.4.incr.aof", 4), entry("a.5.incr.aof", 5)],
             history: vec![entry("a.1.base.rdb", 1)],
         };
         assert_eq!(Manifest::parse(&manifest.to_text()), Ok(manifest.clone()));
+        assert_eq!(manifest.to_text().lines().count(), 4);
         assert_eq!((manifest.next_base(), manifest.next_increment()), (3, 6));
     }
 

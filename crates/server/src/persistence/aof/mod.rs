@@ -20,6 +20,7 @@ pub mod check;
 pub mod commands;
 pub mod files;
 pub mod load;
+mod load_scripts;
 pub mod manifest;
 pub mod reader;
 pub mod storage;
@@ -152,6 +153,8 @@ pub struct Aof {
     pub flush_sleep_us: AtomicU64,
     /// How many times the disk was too slow for `everysec`.
     pub delayed_syncs: AtomicU64,
+    /// A base is complete that is not in the manifest yet.
+    pub is_replacing: AtomicBool,
 }
 
 impl Default for Aof {
@@ -182,6 +185,7 @@ impl Default for Aof {
             needs_base: AtomicBool::new(false),
             flush_sleep_us: AtomicU64::new(0),
             delayed_syncs: AtomicU64::new(0),
+            is_replacing: AtomicBool::new(false),
         }
     }
 }
@@ -351,6 +355,7 @@ impl Aof {
         drop(status);
         if is_ok {
             self.next_base.fetch_max(base.number + 1, Relaxed);
+            self.is_replacing.store(true, Relaxed);
             // Until the writer says so again.
             self.needs_base.store(false, Relaxed);
             let mut queue = self.queue();

@@ -103,7 +103,10 @@ impl Writer<'_> {
                     self.insist("begin", |writer| writer.files_do(AofFiles::begin_increment));
                     self.cut_increment = self.last_increment();
                 }
-                Item::NewBase(base) => self.replace_base(&base, &config),
+                Item::NewBase(base) => {
+                    self.replace_base(&base, &config);
+                    self.aof.is_replacing.store(false, Relaxed);
+                }
                 Item::BeginAnew => {
                     self.insist("begin", |writer| writer.open(&config, AofFiles::begin_anew));
                     self.cut_increment = self.last_increment();
@@ -118,6 +121,7 @@ impl Writer<'_> {
                 Item::Close => {
                     self.insist("close", |writer| writer.files_do(AofFiles::close));
                     self.files = None;
+                    self.aof.is_replacing.store(false, Relaxed);
                     // Nobody needs to wait for this file any more.
                     self.aof.durable.store(u64::MAX, SeqCst);
                     self.shared.threads.iter().for_each(Thread::wake);
