@@ -1,6 +1,6 @@
 //! Random commands run on a primary while the links of its replicas are cut again and again; afterwards all have the same data.
 //!
-//! `DAMSELFLY_SEQUENCES` says how many sequences are played per test.
+//! `DAMSELFLY_SEQUENCES` or `DAMSELFLY_SECONDS` say how many sequences are played per test and family, or for how long; CONTRIBUTING.md has an example.
 
 mod common {
     pub mod link_proxy;
@@ -12,19 +12,19 @@ use std::thread;
 use std::time::Duration;
 
 use common::link_proxy::LinkProxy;
-use common::replicas::{follow, left_out, ours, redis, run, wait_for_agreement, wait_for_link};
+use common::replicas::{
+    follow, left_out, ours, redis, run, seeds, wait_for_agreement, wait_for_link,
+};
 use damselfly_oracle::random::Random;
 use damselfly_oracle::rows::Family;
 use damselfly_oracle::sequence::{Generator, Step};
 use damselfly_oracle::server::Server;
 
+/// How many sequences are played per test and family if nothing else is wanted.
+const SEQUENCES: u64 = 4;
+
 /// How many commands a client sends per sequence.
 const LENGTH: usize = 300;
-
-fn sequences() -> u64 {
-    let number = std::env::var("DAMSELFLY_SEQUENCES").ok();
-    number.and_then(|number| number.parse().ok()).unwrap_or(4)
-}
 
 /// Cuts the link at random until told to end.
 fn disturb(proxies: &[LinkProxy], seed: u64, ends: &AtomicBool) {
@@ -63,7 +63,7 @@ fn play(family: Option<Family>, servers: &[Server], is_chain: bool) {
         wait_for_link(replica);
     }
     let all: Vec<&Server> = servers.iter().collect();
-    for seed in 1..=sequences() {
+    for seed in seeds(SEQUENCES) {
         let halves: Vec<Vec<Step>> = (0..2)
             .map(|half| generator.sequence(seed * 2 + half, LENGTH))
             .collect();
@@ -110,18 +110,14 @@ const FAMILIES: [Family; 10] = [
 #[test]
 fn ours_follows_redis() {
     for family in families() {
-        play(
-            Some(family),
-            &[redis(&[]), ours(&["--threads", "2"])],
-            false,
-        );
+        play(Some(family), &[redis(&[]), ours(&[])], false);
     }
 }
 
 #[test]
 fn ours_follows_ours_directly_and_through_another() {
     for family in families() {
-        let servers: Vec<Server> = (0..3).map(|_| ours(&["--threads", "2"])).collect();
+        let servers: Vec<Server> = (0..3).map(|_| ours(&[])).collect();
         play(Some(family), &servers, true);
     }
 }
@@ -129,18 +125,14 @@ fn ours_follows_ours_directly_and_through_another() {
 #[test]
 fn redis_follows_ours() {
     for family in families() {
-        play(
-            Some(family),
-            &[ours(&["--threads", "2"]), redis(&[])],
-            false,
-        );
+        play(Some(family), &[ours(&[]), redis(&[])], false);
     }
 }
 
 #[test]
 fn redis_follows_ours_that_follows_redis() {
     for family in [Family::Generic, Family::Transactions, Family::Stream] {
-        let servers = [redis(&[]), ours(&["--threads", "2"]), redis(&[])];
+        let servers = [redis(&[]), ours(&[]), redis(&[])];
         play(Some(family), &servers, true);
     }
 }

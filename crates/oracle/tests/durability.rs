@@ -593,3 +593,36 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
     drop(server);
     assert_eq!(digest(&start(&program, folder.path(), &[])), before);
 }
+
+/// Once, a base that grew while it was loaded lost keys whose deadlines had passed meanwhile, though later commands had removed these deadlines: a table
+/// that grows drops expired entries, and the sections that stored them let keys expire.
+#[test]
+fn keys_that_lost_their_deadline_in_time_are_loaded_after_it() {
+    const KEYS: usize = 5000;
+    let folder = ScratchFolder::create().unwrap();
+    let dir = folder.path().display().to_string();
+    let options = ["--dir", &dir, "--appendonly", "yes", "--threads", "2"];
+    let mut server = Server::start(&Program::subject(), &options).unwrap();
+    let mut connection = server.connect();
+    let mut call = |words: &[&str]| connection.call(words).unwrap().to_string();
+    while call(&["PING"]) != "PONG" {}
+    let created = Instant::now();
+    for number in 0..KEYS {
+        call(&["SET", &format!("key:{number}"), "x", "PX", "5000"]);
+    }
+    call(&["BGREWRITEAOF"]);
+    while call(&["INFO", "persistence"]).contains("aof_rewrite_in_progress:1") {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let persist = |number| call(&["PERSIST", &format!("key:{number}")]) == "(integer) 1";
+    let kept = (0..KEYS).map(persist).filter(|is_kept| *is_kept).count();
+    assert!(server.terminate(Duration::from_secs(20)).unwrap().is_some());
+    while created.elapsed() < Duration::from_secs(11) {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let server = Server::start(&Program::subject(), &options).unwrap();
+    let mut connection = server.connect();
+    let mut call = |words: &[&str]| connection.call(words).unwrap().to_string();
+    while call(&["PING"]) != "PONG" {}
+    assert_eq!(call(&["DBSIZE"]), format!("(integer) {kept}"));
+}

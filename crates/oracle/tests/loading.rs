@@ -182,7 +182,7 @@ fn a_file_that_cannot_be_loaded_is_a_refusal_to_start() {
     assert_refused(&newer, &[], "RDB version 99 is not supported");
     let mut flipped = whole.clone();
     *flipped.last_mut().unwrap() ^= 1;
-    assert_refused(&flipped, &[], "wrong checksum");
+    assert_refused(&flipped, &[], "CRC error");
     let at = good().bytes.len();
     let unknown = good().raw(&[200]).end();
     let reason = format!("at offset {at}: unknown type or opcode 200");

@@ -85,7 +85,7 @@ fn a_full_synchronisation_has_everything_however_it_is_loaded() {
 
 #[test]
 fn the_stream_keeps_transactions_scripts_functions_and_messages() {
-    let (primary, replica) = (redis(&[]), ours(&["--threads", "2"]));
+    let (primary, replica) = (redis(&[]), ours(&[]));
     follow(&replica, primary.address());
     wait_for_link(&replica);
     let mut subscriber = replica.connect();
@@ -356,7 +356,7 @@ fn a_cut_full_synchronisation_is_tried_again() {
         let primary = redis(&[]);
         call(&primary, &["DEBUG", "POPULATE", "50000", "key", "100"]);
         let proxy = LinkProxy::start(primary.address());
-        let replica = ours(&["--repl-diskless-load", way, "--threads", "2"]);
+        let replica = ours(&["--repl-diskless-load", way]);
         call(&replica, &["SET", "old", "data"]);
         proxy.cut_after(1_000_000);
         follow(&replica, proxy.address());
@@ -442,34 +442,15 @@ fn the_link_can_be_encrypted() {
     for of_redis in [true, false] {
         let files = Files::new();
         let tls_port = free_port().unwrap();
-        let (port, ca) = (tls_port.to_string(), files.path("ca.crt"));
-        let (certificate, key) = (files.path("server.crt"), files.path("server.key"));
-        let options = [
-            "--tls-port",
-            &port,
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-            "--tls-ca-cert-file",
-            &ca,
-        ];
+        let (port, own) = (tls_port.to_string(), files.server_options());
+        let own = own.each_ref().map(String::as_str);
+        let options = [&own[..], &["--tls-port", &port]].concat();
         let primary = match of_redis {
             true => redis(&options),
             false => ours(&options),
         };
         call(&primary, &["SET", "k", "v"]);
-        let own = [
-            "--tls-replication",
-            "yes",
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-            "--tls-ca-cert-file",
-            &ca,
-        ];
-        let replica = ours(&own);
+        let replica = ours(&[&own[..], &["--tls-replication", "yes"]].concat());
         follow(&replica, SocketAddr::from((Ipv4Addr::LOCALHOST, tls_port)));
         wait_for_link(&replica);
         let mut connection = primary.connect();
@@ -592,4 +573,32 @@ fn hostile_primaries_do_no_harm() {
         wait_until(what, || call(&replica, &["SET", "k2", "v"]).contains("OK"));
         assert!(digest(&replica).len() >= 40, "{what}");
     }
+}
+
+#[test]
+fn a_transaction_beyond_the_limit_ends_the_link_and_a_full_synchronisation_follows() {
+    // A transaction that never ends.
+    let id = "a".repeat(40);
+    let mut endless = format!("+FULLRESYNC {id} 0\r\n$18\r\nREDIS0010").into_bytes();
+    endless.extend(b"\xff\0\0\0\0\0\0\0\0*1\r\n$5\r\nMULTI\r\n");
+    for _ in 0..3000 {
+        endless.extend(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$500\r\n");
+        endless.extend([b'x'; 500]);
+        endless.extend(b"\r\n");
+    }
+    let replica = ours(&["--repl-transaction-limit", "1mb"]);
+    follow(&replica, hostile(endless));
+    wait_until("the log names the option", || {
+        replica.log().contains("'repl-transaction-limit' allows")
+    });
+    // One that does: its result arrives with the snapshot.
+    let (primary, replica) = (ours(&[]), ours(&["--repl-transaction-limit", "1mb"]));
+    follow(&replica, primary.address());
+    wait_for_link(&replica);
+    call(&primary, &["SET", "large", &"x".repeat(3 << 20)]);
+    wait_for_agreement("a large string", &[&primary, &replica]);
+    assert_eq!(info(&primary, "sync_full"), "2");
+    call(&primary, &["SET", "small", "x"]);
+    wait_for_agreement("and what follows", &[&primary, &replica]);
+    assert_eq!(info(&primary, "sync_full"), "2");
 }

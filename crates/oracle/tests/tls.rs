@@ -30,19 +30,10 @@ impl Encrypted {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let tls_port = listener.local_addr().unwrap().port();
         drop(listener);
-        let (port, certificate) = (tls_port.to_string(), files.path("server.crt"));
-        let (key, authority) = (files.path("server.key"), files.path("ca.crt"));
-        let options = [
-            "--tls-port",
-            &port,
-            "--tls-cert-file",
-            &certificate,
-            "--tls-key-file",
-            &key,
-            "--tls-ca-cert-file",
-            &authority,
-        ];
-        let server = Server::start(program, &[&options, more].concat()).unwrap();
+        let (port, options) = (tls_port.to_string(), files.server_options());
+        let options = options.each_ref().map(String::as_str);
+        let all = [&options[..], &["--tls-port", &port], more].concat();
+        let server = Server::start(program, &all).unwrap();
         Self {
             server,
             tls_port,

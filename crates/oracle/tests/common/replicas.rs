@@ -16,36 +16,36 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A `redis-server` without delays.
-pub fn redis(arguments: &[&str]) -> Server {
-    let all = [
-        &[
-            "--repl-diskless-sync-delay",
-            "0",
-            "--enable-debug-command",
-            "yes",
-        ],
-        arguments,
-    ]
-    .concat();
-    Server::start(&Program::reference(), &all).unwrap_or_else(|error| panic!("{error}"))
+/// Options without which synchronisations would wait for further replicas, and data could not be compared.
+const USUAL: [&str; 6] = [
+    "--repl-diskless-sync-delay",
+    "0",
+    "--enable-debug-command",
+    "yes",
+    "--save",
+    "",
+];
+
+fn start(program: &Program, own: &[&str], arguments: &[&str]) -> Server {
+    let all = [&USUAL, own, arguments].concat();
+    Server::start(program, &all).unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// Our server.
+/// A `redis-server`.
+pub fn redis(arguments: &[&str]) -> Server {
+    start(&Program::reference(), &[], arguments)
+}
+
+/// Our server, with two threads.
 pub fn ours(arguments: &[&str]) -> Server {
-    let all = [
-        &[
-            "--repl-diskless-sync-delay",
-            "0",
-            "--enable-debug-command",
-            "yes",
-            "--save",
-            "",
-        ],
-        arguments,
-    ]
-    .concat();
-    Server::start(&Program::subject(), &all).unwrap_or_else(|error| panic!("{error}"))
+    start(&Program::subject(), &["--threads", "2"], arguments)
+}
+
+/// A `redis-server` that follows the server at this address from its start on.
+pub fn redis_of(primary: SocketAddr, arguments: &[&str]) -> Server {
+    let port = primary.port().to_string();
+    let follows = ["--replicaof", "127.0.0.1", &port];
+    start(&Program::reference(), &follows, arguments)
 }
 
 /// Runs a command and returns its reply as text.
@@ -96,6 +96,27 @@ pub fn wait_for_link(replica: &Server) {
     });
 }
 
+/// How many replicas of a primary follow the stream.
+pub fn online(primary: &Server) -> usize {
+    call(primary, &["INFO", "replication"])
+        .matches("state=online")
+        .count()
+}
+
+/// Waits until so many replicas follow the stream.
+pub fn wait_online(primary: &Server, count: usize) {
+    wait_until("replicas are online", || online(primary) == count);
+}
+
+/// Waits until a replica has the whole stream and all data of its primary. Nobody writes meanwhile, but keys may expire.
+pub fn wait_same(primary: &Server, replica: &Server) {
+    let offset = |server| info(server, "master_repl_offset");
+    wait_until("the offsets are the same", || {
+        offset(primary) == offset(replica)
+    });
+    wait_for_agreement("primary and replica", &[primary, replica]);
+}
+
 /// The digest of all data.
 pub fn digest(server: &Server) -> String {
     call(server, &["DEBUG", "DIGEST"])
@@ -116,7 +137,12 @@ pub fn wait_for_agreement(what: &str, servers: &[&Server]) {
             let logs: Vec<String> = servers.iter().map(|server| server.log()).collect();
             panic!(
                 "{what}: {digests:?}\n{}\n{}",
-                differences(servers),
+                differences(
+                    &servers
+                        .iter()
+                        .map(|server| server.address())
+                        .collect::<Vec<_>>()
+                ),
                 logs.join("\n-----\n")
             );
         }
@@ -125,15 +151,36 @@ pub fn wait_for_agreement(what: &str, servers: &[&Server]) {
 }
 
 /// The keys whose values differ, each with its dump on every server.
-fn differences(servers: &[&Server]) -> String {
+pub fn differences(servers: &[SocketAddr]) -> String {
     let mut found = String::new();
+    for (db, key) in differing_keys(servers) {
+        let ask = |words: &[&[u8]]| -> Vec<String> {
+            let replies = servers.iter().map(|&server| {
+                let mut connection = Connection::open(server).unwrap();
+                connection.call(&["SELECT", &db.to_string()]).unwrap();
+                connection.call(words).unwrap().to_string()
+            });
+            replies.collect()
+        };
+        let values = ask(&[b"DEBUG", b"DIGEST-VALUE", &key]);
+        let (types, dumps) = (ask(&[b"TYPE", &key]), ask(&[b"DUMP", &key]));
+        let key = key.escape_ascii();
+        found += &format!("{db} {key}: {types:?} {values:?} {dumps:?}\n");
+    }
+    found
+}
+
+/// The databases and names of the keys whose values differ.
+pub fn differing_keys(servers: &[SocketAddr]) -> Vec<(usize, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut connections: Vec<Connection> = servers
+        .iter()
+        .map(|&server| Connection::open(server).unwrap())
+        .collect();
     for db in 0..16 {
-        let db = db.to_string();
-        let mut connections: Vec<Connection> =
-            servers.iter().map(|server| server.connect()).collect();
         let mut keys = Vec::new();
         for connection in &mut connections {
-            connection.call(&["SELECT", &db]).unwrap();
+            connection.call(&["SELECT", &db.to_string()]).unwrap();
             if let Value::Array(names) = connection.call(&["KEYS", "*"]).unwrap() {
                 keys.extend(names.into_iter().filter_map(|name| match name {
                     Value::Bulk(name) => Some(name),
@@ -143,22 +190,27 @@ fn differences(servers: &[&Server]) -> String {
         }
         keys.sort();
         keys.dedup();
-        for key in keys {
-            let mut ask = |words: &[&[u8]]| -> Vec<String> {
-                let replies = connections
-                    .iter_mut()
-                    .map(|connection| connection.call(words).unwrap().to_string());
-                replies.collect()
-            };
-            let values = ask(&[b"DEBUG", b"DIGEST-VALUE", &key]);
-            if values.iter().any(|value| *value != values[0]) {
-                let (types, dumps) = (ask(&[b"TYPE", &key]), ask(&[b"DUMP", &key]));
-                let key = key.escape_ascii();
-                found += &format!("{db} {key}: {types:?} {values:?} {dumps:?}\n");
-            }
-        }
+        keys.retain(|key| {
+            let words: [&[u8]; 3] = [b"DEBUG", b"DIGEST-VALUE", key];
+            let values = connections
+                .iter_mut()
+                .map(|connection| connection.call(&words).unwrap().to_string());
+            let values: Vec<String> = values.collect();
+            values.iter().any(|value| *value != values[0])
+        });
+        found.extend(keys.into_iter().map(|key| (db, key)));
     }
     found
+}
+
+/// The seeds to play: from `DAMSELFLY_SEED` on (1 if it is not set), as many as `DAMSELFLY_SEQUENCES` says, or until `DAMSELFLY_SECONDS` have passed
+/// since the first, whichever is later.
+pub fn seeds(usual: u64) -> impl Iterator<Item = u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let first = number("DAMSELFLY_SEED").unwrap_or(1);
+    let end = first + number("DAMSELFLY_SEQUENCES").unwrap_or(usual);
+    let (time, started) = (number("DAMSELFLY_SECONDS").unwrap_or(0), Instant::now());
+    (first..).take_while(move |&seed| seed < end || started.elapsed().as_secs() < time)
 }
 
 /// Commands that random sequences leave out: about connections and servers.

@@ -1,5 +1,6 @@
 //! Our server in this process, and its log.
 
+use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -87,9 +88,14 @@ impl Subject {
         }
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port).into()
+    }
+
     /// A new connection.
     pub fn connect(&self) -> Connection {
-        Connection::open(([127, 0, 0, 1], self.port).into()).unwrap()
+        Connection::open(self.address()).unwrap()
     }
 
     /// The log since the last call.

@@ -1,20 +1,17 @@
 //! What clients see of replicas, and who may become one.
 
-use damselfly_oracle::server::Program;
 use damselfly_protocol::client::Value as Reply;
 
 use crate::certificates;
 use crate::common::{call, info, say, text};
 use crate::link_proxy::LinkProxy;
-use crate::replication::{
-    online, primary, redis_of, replica_of, wait_online, wait_same, wait_until,
-};
+use crate::replicas::{online, ours, redis_of, wait_online, wait_same, wait_until};
 use crate::write_all_types;
 
 #[test]
 fn what_clients_see_of_replicas() {
-    let primary = primary(&[]);
-    let replica = redis_of(primary.address());
+    let primary = ours(&[]);
+    let replica = redis_of(primary.address(), &[]);
     wait_online(&primary, 1);
     let mut connection = primary.connect();
     say(&mut connection, "SET key value");
@@ -52,7 +49,7 @@ fn what_clients_see_of_replicas() {
         Reply::Integer(1)
     );
     wait_until("the replica is back", || {
-        info(&mut connection, "sync_partial_ok") == "1" && online(&mut connection) == 1
+        info(&mut connection, "sync_partial_ok") == "1" && online(&primary) == 1
     });
     // A replica that has something to say beside acknowledgements is disconnected.
     let mut rogue = primary.connect();
@@ -66,7 +63,7 @@ fn what_clients_see_of_replicas() {
 
 #[test]
 fn a_replica_needs_rights() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let mut connection = primary.connect();
     say(
         &mut connection,
@@ -74,8 +71,7 @@ fn a_replica_needs_rights() {
     );
     say(&mut connection, "ACL SETUSER reader on >secret +@read");
     let start = |user| {
-        replica_of(
-            &Program::reference(),
+        redis_of(
             primary.address(),
             &["--masteruser", user, "--masterauth", "secret"],
         )
@@ -91,20 +87,12 @@ fn a_replica_needs_rights() {
 #[test]
 fn a_replica_follows_over_tls() {
     let files = certificates::Files::new();
-    let (certificate, key) = (files.path("server.crt"), files.path("server.key"));
-    let authority = files.path("ca.crt");
-    let encryption = [
-        "--tls-cert-file",
-        &certificate,
-        "--tls-key-file",
-        &key,
-        "--tls-ca-cert-file",
-        &authority,
-    ];
+    let encryption = files.server_options();
+    let encryption = encryption.each_ref().map(String::as_str);
     let tls_port = damselfly_oracle::server::free_port().unwrap();
     let port = tls_port.to_string();
     let with_port = [&encryption[..], &["--tls-port", &port]].concat();
-    let primary = primary(&with_port);
+    let primary = ours(&with_port);
     let mut connection = primary.connect();
     call(
         &mut connection,
@@ -113,7 +101,7 @@ fn a_replica_follows_over_tls() {
     let address = std::net::SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, tls_port));
     let proxy = LinkProxy::start(address);
     let with_tls = [&encryption[..], &["--tls-replication", "yes"]].concat();
-    let replica = replica_of(&Program::reference(), proxy.address(), &with_tls);
+    let replica = redis_of(proxy.address(), &with_tls);
     wait_online(&primary, 1);
     for round in 0..3 {
         write_all_types(&mut connection, &round.to_string());

@@ -7,8 +7,8 @@ mod certificates;
 mod common;
 #[path = "../common/link_proxy.rs"]
 mod link_proxy;
-#[path = "../common/replication.rs"]
-mod replication;
+#[path = "../common/replicas.rs"]
+mod replicas;
 mod roles;
 mod snapshots;
 mod stream;

@@ -8,12 +8,12 @@ use damselfly_protocol::client::Value as Reply;
 
 use crate::common::{info, say, text};
 use crate::link_proxy::LinkProxy;
-use crate::replication::{PATIENCE, primary, redis_of, wait_online, wait_same, wait_until};
+use crate::replicas::{PATIENCE, ours, redis_of, wait_online, wait_same, wait_until};
 
 #[test]
 fn the_role_is_handed_over_to_a_redis() {
-    let primary = primary(&[]);
-    let replica = redis_of(primary.address());
+    let primary = ours(&[]);
+    let replica = redis_of(primary.address(), &[]);
     wait_online(&primary, 1);
     let (mut ours, mut theirs) = (primary.connect(), replica.connect());
     let port = replica.address().port();
@@ -69,9 +69,9 @@ fn the_role_is_handed_over_to_a_redis() {
 
 #[test]
 fn a_failover_without_a_replica_in_time_is_given_up() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let proxy = LinkProxy::start(primary.address());
-    let _replica = redis_of(proxy.address());
+    let _replica = redis_of(proxy.address(), &[]);
     wait_online(&primary, 1);
     let mut connection = primary.connect();
     proxy.stall(true);
@@ -94,9 +94,9 @@ fn a_failover_without_a_replica_in_time_is_given_up() {
 
 #[test]
 fn a_shutdown_waits_for_replicas() {
-    let mut primary = primary(&[]);
+    let mut primary = ours(&[]);
     let proxy = LinkProxy::start(primary.address());
-    let replica = redis_of(proxy.address());
+    let replica = redis_of(proxy.address(), &[]);
     wait_online(&primary, 1);
     let mut connection = primary.connect();
     proxy.stall(true);

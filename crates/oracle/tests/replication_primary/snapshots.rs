@@ -10,12 +10,12 @@ use damselfly_oracle::server::Server;
 
 use crate::common::{call, info, say, set_option};
 use crate::link_proxy::LinkProxy;
-use crate::replication::{PATIENCE, primary, redis_of, wait_online, wait_same, wait_until};
+use crate::replicas::{PATIENCE, ours, redis_of, wait_online, wait_same, wait_until};
 use crate::write_all_types;
 
 #[test]
 fn a_full_synchronisation_under_load_loses_nothing() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let mut connection = primary.connect();
     call(
         &mut connection,
@@ -42,7 +42,7 @@ fn a_full_synchronisation_under_load_loses_nothing() {
                 }
             });
         }
-        let replicas: Vec<Server> = (0..2).map(|_| redis_of(primary.address())).collect();
+        let replicas: Vec<Server> = (0..2).map(|_| redis_of(primary.address(), &[])).collect();
         wait_online(&primary, 2);
         thread::sleep(Duration::from_millis(300));
         ends.store(true, Relaxed);
@@ -56,7 +56,7 @@ fn a_full_synchronisation_under_load_loses_nothing() {
 #[test]
 fn replicas_share_a_snapshot_with_and_without_a_file() {
     for is_diskless in ["yes", "no"] {
-        let primary = primary(&[
+        let primary = ours(&[
             "--repl-diskless-sync",
             is_diskless,
             "--repl-diskless-sync-delay",
@@ -68,7 +68,7 @@ fn replicas_share_a_snapshot_with_and_without_a_file() {
         ]);
         let mut connection = primary.connect();
         call(&mut connection, &["DEBUG", "POPULATE", "300"]);
-        let replicas: Vec<Server> = (0..2).map(|_| redis_of(primary.address())).collect();
+        let replicas: Vec<Server> = (0..2).map(|_| redis_of(primary.address(), &[])).collect();
         wait_online(&primary, 2);
         replicas
             .iter()
@@ -85,7 +85,7 @@ fn replicas_share_a_snapshot_with_and_without_a_file() {
 #[test]
 fn a_snapshot_that_breaks_off_is_begun_again() {
     for is_diskless in ["yes", "no"] {
-        let primary = primary(&["--repl-diskless-sync", is_diskless]);
+        let primary = ours(&["--repl-diskless-sync", is_diskless]);
         let mut connection = primary.connect();
         call(
             &mut connection,
@@ -93,7 +93,7 @@ fn a_snapshot_that_breaks_off_is_begun_again() {
         );
         let proxy = LinkProxy::start(primary.address());
         proxy.cut_after(100_000);
-        let replica = redis_of(proxy.address());
+        let replica = redis_of(proxy.address(), &[]);
         wait_until("the link was cut and is used again", || {
             proxy.connections() > 1
         });
@@ -104,10 +104,10 @@ fn a_snapshot_that_breaks_off_is_begun_again() {
 
 #[test]
 fn a_snapshot_only_for_replicas_can_be_removed() {
-    let primary = primary(&["--repl-diskless-sync", "no", "--rdb-del-sync-files", "yes"]);
+    let primary = ours(&["--repl-diskless-sync", "no", "--rdb-del-sync-files", "yes"]);
     let mut connection = primary.connect();
     write_all_types(&mut connection, "some");
-    let replica = redis_of(primary.address());
+    let replica = redis_of(primary.address(), &[]);
     wait_online(&primary, 1);
     wait_same(&primary, &replica);
     assert!(!crate::common::snapshot_path(&mut connection).exists());
@@ -115,7 +115,7 @@ fn a_snapshot_only_for_replicas_can_be_removed() {
 
 #[test]
 fn sync_without_capabilities_sends_a_file_of_known_length() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let mut connection = primary.connect();
     say(&mut connection, "SET key value");
     let mut stream = std::net::TcpStream::connect(primary.address()).unwrap();
@@ -142,7 +142,7 @@ fn sync_without_capabilities_sends_a_file_of_known_length() {
 
 #[test]
 fn redis_cli_fetches_a_snapshot_and_follows() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let mut connection = primary.connect();
     write_all_types(&mut connection, "some");
     let library = "#!lua name=mine\nredis.register_function('mine', function() return 1 end)";
@@ -188,15 +188,15 @@ fn a_restarted_primary_continues_its_history() {
     let folder = damselfly_oracle::server::ScratchFolder::create().unwrap();
     let path = folder.path().to_str().unwrap();
     let arguments = ["--dir", path, "--save", "3600 1"];
-    let mut first = primary(&arguments);
+    let mut first = ours(&arguments);
     let proxy = LinkProxy::start(first.address());
-    let replica = redis_of(proxy.address());
+    let replica = redis_of(proxy.address(), &[]);
     wait_online(&first, 1);
     write_all_types(&mut first.connect(), "first");
     wait_same(&first, &replica);
     proxy.refuse(true);
     assert!(first.terminate(PATIENCE).unwrap().is_some());
-    let second = primary(&arguments);
+    let second = ours(&arguments);
     proxy.set_target(second.address());
     let mut connection = second.connect();
     crate::common::wait_until_loaded(&mut connection);
@@ -206,4 +206,44 @@ fn a_restarted_primary_continues_its_history() {
     wait_same(&second, &replica);
     assert_eq!(info(&mut connection, "sync_full"), "0", "{}", second.log());
     assert_eq!(info(&mut connection, "sync_partial_ok"), "1");
+}
+
+#[test]
+fn a_replica_that_does_not_read_its_snapshot_is_closed_and_slows_nobody() {
+    // Both replicas share a snapshot of far more than sockets and the queue in front of them hold.
+    let primary = ours(&[
+        "--rdbcompression",
+        "no",
+        "--repl-timeout",
+        "3",
+        "--repl-diskless-sync-delay",
+        "60",
+        "--repl-diskless-sync-max-replicas",
+        "2",
+    ]);
+    let mut connection = primary.connect();
+    say(&mut connection, "DEBUG POPULATE 60000 key 1000");
+    let mut stuck = primary.connect();
+    say(&mut stuck, "REPLCONF capa eof capa psync2");
+    let request = damselfly_oracle::connection::request(&["PSYNC", "?", "-1"]);
+    stuck.send(&request).unwrap();
+    let replica = redis_of(primary.address(), &[]);
+    wait_until("the snapshot is being sent", || {
+        info(&mut connection, "rdb_bgsave_in_progress") == "1"
+    });
+    // Writes are answered while it waits for the one that does not read.
+    for number in 0..2000 {
+        let reply = say(&mut connection, &format!("SET key:{number} changed"));
+        assert_eq!(reply.to_string(), "OK");
+    }
+    assert_eq!(info(&mut connection, "rdb_bgsave_in_progress"), "1");
+    wait_until("it is closed", || {
+        let log = primary.log();
+        log.contains("Disconnecting timedout replica") || log.contains("Closing replica")
+    });
+    // The other one gets all of it.
+    wait_online(&primary, 1);
+    wait_same(&primary, &replica);
+    assert_eq!(info(&mut connection, "sync_full"), "2");
+    drop(stuck);
 }

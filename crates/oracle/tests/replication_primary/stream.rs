@@ -9,17 +9,17 @@ use damselfly_protocol::client::Value as Reply;
 
 use crate::common::{call, info, say, seeded, text};
 use crate::link_proxy::LinkProxy;
-use crate::replication::{left_out, primary, redis_of, run, wait_online, wait_same, wait_until};
+use crate::replicas::{left_out, ours, redis_of, run, wait_online, wait_same, wait_until};
 use crate::write_all_types;
 
 #[test]
 fn everything_reaches_a_replica() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let mut connection = primary.connect();
     write_all_types(&mut connection, "before");
     let library = "#!lua name=early\nredis.register_function('early', function() return 1 end)";
     call(&mut connection, &["FUNCTION", "LOAD", library]);
-    let replica = redis_of(primary.address());
+    let replica = redis_of(primary.address(), &[]);
     wait_online(&primary, 1);
     write_all_types(&mut connection, "after");
     let library = "#!lua name=late\nredis.register_function('late', function(keys, args) return redis.call('SET', 'by-function', args[1]) end)";
@@ -69,8 +69,8 @@ fn everything_reaches_a_replica() {
 
 #[test]
 fn messages_reach_subscribers_of_a_replica() {
-    let primary = primary(&[]);
-    let replica = redis_of(primary.address());
+    let primary = ours(&[]);
+    let replica = redis_of(primary.address(), &[]);
     wait_online(&primary, 1);
     let mut subscriber = replica.connect();
     say(&mut subscriber, "SUBSCRIBE channel");
@@ -96,9 +96,9 @@ fn messages_reach_subscribers_of_a_replica() {
 
 #[test]
 fn a_replica_continues_after_a_cut() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let proxy = LinkProxy::start(primary.address());
-    let replica = redis_of(proxy.address());
+    let replica = redis_of(proxy.address(), &[]);
     wait_online(&primary, 1);
     let mut connection = primary.connect();
     for round in 0..5 {
@@ -115,9 +115,9 @@ fn a_replica_continues_after_a_cut() {
 
 #[test]
 fn a_replica_that_has_missed_too_much_begins_again() {
-    let primary = primary(&["--repl-backlog-size", "16kb"]);
+    let primary = ours(&["--repl-backlog-size", "16kb"]);
     let proxy = LinkProxy::start(primary.address());
-    let replica = redis_of(proxy.address());
+    let replica = redis_of(proxy.address(), &[]);
     wait_online(&primary, 1);
     let mut connection = primary.connect();
     proxy.refuse(true);
@@ -144,9 +144,9 @@ fn a_replica_that_has_missed_too_much_begins_again() {
 
 #[test]
 fn a_slow_replica_is_cut() {
-    let primary = primary(&["--client-output-buffer-limit", "replica 2mb 0 0"]);
+    let primary = ours(&["--client-output-buffer-limit", "replica 2mb 0 0"]);
     let proxy = LinkProxy::start(primary.address());
-    let replica = redis_of(proxy.address());
+    let replica = redis_of(proxy.address(), &[]);
     wait_online(&primary, 1);
     let mut connection = primary.connect();
     proxy.stall(true);
@@ -184,9 +184,9 @@ fn random_commands_reach_a_replica_while_the_link_breaks() {
     for _ in 0..count {
         let seed = random.bits() >> 2;
         println!("sequences of seed {seed}");
-        let primary = primary(&[]);
+        let primary = ours(&[]);
         let proxy = LinkProxy::start(primary.address());
-        let replica = redis_of(proxy.address());
+        let replica = redis_of(proxy.address(), &[]);
         wait_online(&primary, 1);
         let halves: Vec<Vec<Step>> = (0..2)
             .map(|half| generator.sequence(seed * 2 + half, 1000))
@@ -207,7 +207,7 @@ fn random_commands_reach_a_replica_while_the_link_breaks() {
             });
             let clients: Vec<_> = halves
                 .iter()
-                .map(|steps| scope.spawn(|| run(&primary, steps)))
+                .map(|steps| scope.spawn(|| run(primary.address(), steps)))
                 .collect();
             clients
                 .into_iter()
@@ -222,10 +222,10 @@ fn random_commands_reach_a_replica_while_the_link_breaks() {
 
 #[test]
 fn the_backlog_is_dropped_when_nobody_needs_it() {
-    let primary = primary(&["--repl-backlog-ttl", "1"]);
+    let primary = ours(&["--repl-backlog-ttl", "1"]);
     let mut connection = primary.connect();
     assert_eq!(info(&mut connection, "repl_backlog_active"), "0");
-    let replica = redis_of(primary.address());
+    let replica = redis_of(primary.address(), &[]);
     wait_online(&primary, 1);
     let id = info(&mut connection, "master_replid");
     assert_eq!(info(&mut connection, "repl_backlog_active"), "1");
@@ -235,7 +235,7 @@ fn the_backlog_is_dropped_when_nobody_needs_it() {
     });
     assert_ne!(info(&mut connection, "master_replid"), id);
     say(&mut connection, "SET key value");
-    let replica = redis_of(primary.address());
+    let replica = redis_of(primary.address(), &[]);
     wait_online(&primary, 1);
     wait_same(&primary, &replica);
 }

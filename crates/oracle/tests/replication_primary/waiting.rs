@@ -6,17 +6,17 @@ use damselfly_protocol::client::Value as Reply;
 
 use crate::common::{call, info, say, set_option, text};
 use crate::link_proxy::LinkProxy;
-use crate::replication::{PATIENCE, primary, redis_of, wait_link, wait_online, wait_until};
+use crate::replicas::{PATIENCE, ours, redis_of, wait_for_link, wait_online, wait_until};
 
 #[test]
 fn wait_counts_replicas() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let mut connection = primary.connect();
     assert_eq!(say(&mut connection, "WAIT 0 0"), Reply::Integer(0));
     assert_eq!(say(&mut connection, "WAIT 1 10"), Reply::Integer(0));
     let proxy = LinkProxy::start(primary.address());
-    let _near = redis_of(primary.address());
-    let _far = redis_of(proxy.address());
+    let _near = redis_of(primary.address(), &[]);
+    let _far = redis_of(proxy.address(), &[]);
     wait_online(&primary, 2);
     for number in 0..20 {
         say(&mut connection, &format!("SET key {number}"));
@@ -53,7 +53,7 @@ fn wait_counts_replicas() {
 
 #[test]
 fn a_client_can_have_all_its_writes_on_replicas() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let mut connection = primary.connect();
     let refused = connection
         .call(&["CLIENT", "DURABLE", "OFF", "REPLICAS", "1"])
@@ -63,8 +63,8 @@ fn a_client_can_have_all_its_writes_on_replicas() {
         "{refused}"
     );
     let proxy = LinkProxy::start(primary.address());
-    let replica = redis_of(proxy.address());
-    wait_link(&replica);
+    let replica = redis_of(proxy.address(), &[]);
+    wait_for_link(&replica);
     say(&mut connection, "CLIENT DURABLE OFF REPLICAS 1");
     let mut copy = replica.connect();
     for number in 0..50 {
@@ -96,7 +96,7 @@ fn a_client_can_have_all_its_writes_on_replicas() {
 
 #[test]
 fn writes_need_good_replicas_if_that_is_configured() {
-    let primary = primary(&[
+    let primary = ours(&[
         "--min-replicas-to-write",
         "1",
         "--min-replicas-max-lag",
@@ -113,7 +113,7 @@ fn writes_need_good_replicas_if_that_is_configured() {
     assert!(matches!(say(&mut connection, "GET key"), Reply::Null(_)));
     assert_eq!(info(&mut connection, "min_slaves_good_slaves"), "0");
     let proxy = LinkProxy::start(primary.address());
-    let _replica = redis_of(proxy.address());
+    let _replica = redis_of(proxy.address(), &[]);
     wait_until("writes are allowed", || {
         !is_refused(connection.call(&["SET", "key", "1"]).unwrap())
     });
@@ -129,7 +129,7 @@ fn writes_need_good_replicas_if_that_is_configured() {
 
 #[test]
 fn client_unblock_ends_a_wait() {
-    let primary = primary(&[]);
+    let primary = ours(&[]);
     let mut connection = primary.connect();
     for (how, expected) in [("TIMEOUT", "(integer) 0"), ("ERROR", "UNBLOCKED")] {
         let mut waiting = primary.connect();

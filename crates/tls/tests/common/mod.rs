@@ -19,6 +19,19 @@ pub struct Files {
 }
 
 impl Files {
+    /// Options of a server that make it use the server's certificate, and trust the authority.
+    pub fn server_options(&self) -> [String; 6] {
+        let file = |name: &str| self.path(name);
+        [
+            String::from("--tls-cert-file"),
+            file("server.crt"),
+            String::from("--tls-key-file"),
+            file("server.key"),
+            String::from("--tls-ca-cert-file"),
+            file("ca.crt"),
+        ]
+    }
+
     /// A new folder.
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);

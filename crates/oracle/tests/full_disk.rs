@@ -1,0 +1,211 @@
+//! A disk that is really full: the append-only file on a small file system in memory, which only the server sees.
+
+mod common {
+    pub mod replicas;
+}
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::replicas::{call, digest, info, wait_until};
+use damselfly_oracle::server::{Program, ScratchFolder, Server};
+
+/// Mounts the file system in a namespace of the server's own, for which nobody has to be root.
+const SCRIPT: &str = r#"#!/bin/sh
+mkdir disk
+exec unshare --map-root-user --mount sh -c 'mount -t tmpfs -o size=4m none disk && exec "$0" --dir disk "$@"' PROGRAM "$@"
+"#;
+
+/// A file that takes room until the test removes it.
+const BALLAST_BYTES: usize = 1 << 20;
+const VALUE_BYTES: usize = 16 << 10;
+/// So many values do not fit.
+const VALUES_MAX: usize = 1000;
+
+struct SmallDisk {
+    server: Server,
+    /// The file system, as this process sees it.
+    path: PathBuf,
+    _folder: ScratchFolder,
+}
+
+impl SmallDisk {
+    /// A server with an append-only file; `None` if this machine does not let users mount file systems.
+    fn start(appendfsync: &str) -> Option<Self> {
+        let can_mount = Command::new("unshare")
+            .args([
+                "--map-root-user",
+                "--mount",
+                "mount",
+                "-t",
+                "tmpfs",
+                "none",
+                "/mnt",
+            ])
+            .status();
+        if !can_mount.is_ok_and(|status| status.success()) {
+            eprintln!("not tested: this machine does not let users mount file systems");
+            return None;
+        }
+        let folder = ScratchFolder::create().unwrap();
+        let (subject, path) = (Program::subject(), folder.path().join("on-a-small-disk"));
+        let program = fs::canonicalize(subject.path()).unwrap();
+        let script = SCRIPT.replace("PROGRAM", &format!("'{}'", program.display()));
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let options = [
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            appendfsync,
+            "--save",
+            "",
+            "--threads",
+            "2",
+            "--enable-debug-command",
+            "yes",
+        ];
+        let server = Server::start(&Program::new(path), &options).unwrap();
+        wait_until("it is loaded", || call(&server, &["PING"]) == "PONG");
+        let root = PathBuf::from(format!("/proc/{}/root", server.id()));
+        let dir = call(&server, &["CONFIG", "GET", "dir"]);
+        let dir = dir
+            .rsplit('"')
+            .nth(1)
+            .unwrap()
+            .trim_start_matches('/')
+            .to_owned();
+        let disk = Self {
+            path: root.join(dir),
+            server,
+            _folder: folder,
+        };
+        fs::write(disk.ballast(), vec![b'x'; BALLAST_BYTES]).unwrap();
+        Some(disk)
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path.join("ballast")
+    }
+
+    /// Writes until the server refuses it or does not reply. Returns how many writes were acknowledged.
+    fn fill(&self) -> usize {
+        let value = "x".repeat(VALUE_BYTES);
+        let mut connection = self.server.connect();
+        for number in 0..VALUES_MAX {
+            let reply = connection.call(&["SET", &format!("key:{number}"), &value]);
+            match reply {
+                Ok(reply) if reply.to_string() == "OK" => {}
+                Ok(reply) => {
+                    let text = reply.to_string();
+                    let expected =
+                        "MISCONF Errors writing to the AOF file: No space left on device";
+                    assert!(text.contains(expected), "{text}");
+                    return number;
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        panic!("{VALUES_MAX} values fit on the disk");
+    }
+
+    /// A copy of the append-only file, which leads to the same data.
+    fn check_copy(&self) {
+        assert_eq!(
+            call(&self.server, &["WAITAOF", "1", "0", "0"]),
+            "1) (integer) 1\n2) (integer) 0"
+        );
+        let folder = ScratchFolder::create().unwrap();
+        copy(
+            &self.path.join("appendonlydir"),
+            &folder.path().join("appendonlydir"),
+        );
+        let dir = folder.path().display().to_string();
+        let options = [
+            "--dir",
+            &dir,
+            "--appendonly",
+            "yes",
+            "--enable-debug-command",
+            "yes",
+        ];
+        let other = Server::start(&Program::subject(), &options).unwrap();
+        wait_until("the copy is loaded", || call(&other, &["PING"]) == "PONG");
+        assert_eq!(digest(&other), digest(&self.server));
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_writes_until_there_is_room() {
+    let Some(disk) = SmallDisk::start("everysec") else {
+        return;
+    };
+    let server = &disk.server;
+    let acknowledged = disk.fill();
+    assert!(acknowledged > 10, "{acknowledged}");
+    assert_eq!(info(server, "aof_last_write_status"), "err");
+    assert!(
+        server
+            .log()
+            .contains("Error writing to the AOF file: No space left on device")
+    );
+    // Reads go on, and nothing that was acknowledged is gone.
+    for number in [0, acknowledged - 1] {
+        let length = call(server, &["STRLEN", &format!("key:{number}")]);
+        assert_eq!(length, format!("(integer) {VALUE_BYTES}"));
+    }
+    assert!(call(server, &["SET", "more", "x"]).contains("MISCONF"));
+    fs::remove_file(disk.ballast()).unwrap();
+    wait_until("writes are accepted", || {
+        call(server, &["SET", "more", "x"]) == "OK"
+    });
+    assert_eq!(info(server, "aof_last_write_status"), "ok");
+    disk.check_copy();
+}
+
+#[test]
+fn with_always_a_write_that_does_not_fit_is_acknowledged_when_there_is_room() {
+    let Some(disk) = SmallDisk::start("always") else {
+        return;
+    };
+    let server = &disk.server;
+    std::thread::scope(|scope| {
+        let filling = scope.spawn(|| disk.fill());
+        // The reply to the write that did not fit is held back, and other clients are refused.
+        wait_until("the disk is full", || {
+            info(server, "aof_last_write_status") == "err"
+        });
+        wait_until("writes are refused", || {
+            let mut connection = server.connect();
+            let request = damselfly_oracle::connection::request(&["SET", "more", "x"]);
+            connection.send(&request).unwrap();
+            let limit = std::time::Duration::from_millis(200);
+            connection.stream().set_read_timeout(Some(limit)).unwrap();
+            connection
+                .receive()
+                .is_ok_and(|reply| reply.to_string().contains("MISCONF"))
+        });
+        assert!(!filling.is_finished());
+        fs::remove_file(disk.ballast()).unwrap();
+        // The next write that does not fit has to be waited for again.
+        wait_until("writes are accepted", || {
+            info(server, "aof_last_write_status") == "ok"
+        });
+        call(server, &["CONFIG", "SET", "appendfsync", "everysec"]);
+        let acknowledged = filling.join().unwrap();
+        assert_eq!(
+            call(server, &["EXISTS", &format!("key:{}", acknowledged - 1)]),
+            "(integer) 1"
+        );
+    });
+}

@@ -1,0 +1,102 @@
+//! Append-only files of Redis before version 7: one file, with scripts instead of their effects.
+
+mod common {
+    pub mod replicas;
+}
+
+use std::fs;
+
+use common::replicas::{call, digest, wait_until};
+use damselfly_base::sha1::{hex, sha1};
+use damselfly_oracle::connection::request;
+use damselfly_oracle::server::{Program, ScratchFolder, Server};
+
+fn start(program: &Program, log: &[u8]) -> (Server, ScratchFolder) {
+    let folder = ScratchFolder::create().unwrap();
+    fs::write(folder.path().join("appendonly.aof"), log).unwrap();
+    let dir = folder.path().display().to_string();
+    let options = [
+        "--dir",
+        &dir,
+        "--appendonly",
+        "yes",
+        "--enable-debug-command",
+        "yes",
+    ];
+    let server = Server::start(program, &options).unwrap();
+    wait_until("it is loaded", || call(&server, &["PING"]) == "PONG");
+    (server, folder)
+}
+
+#[test]
+fn scripts_run_again_and_lead_to_the_data_that_redis_has() {
+    let (count, pop) = (
+        "redis.call('INCR', KEYS[1]); return redis.call('RPUSH', KEYS[2], ARGV[1])",
+        "return redis.call('LPOP', 'undeclared')",
+    );
+    let (count_digest, pop_digest) = (hex(&sha1(count.as_bytes())), hex(&sha1(pop.as_bytes())));
+    let commands: &[&[&str]] = &[
+        &["SELECT", "3"],
+        &["RPUSH", "undeclared", "a", "b", "c"],
+        &["EVAL", count, "2", "n", "list", "first"],
+        &["EVALSHA", &count_digest, "2", "n", "list", "second"],
+        &["SCRIPT", "LOAD", pop],
+        &["EVALSHA", &pop_digest, "0"],
+        &["MULTI"],
+        &["SET", "k", "v", "PX", "1"],
+        &["EVAL", count, "2", "n", "list", "third"],
+        &["PERSIST", "k"],
+        &["EXEC"],
+        // It fails half-way, as it did before.
+        &[
+            "EVAL",
+            "redis.call('INCR', 'n'); return redis.call('INCR', 'list')",
+            "0",
+        ],
+    ];
+    let log: Vec<u8> = commands.iter().flat_map(|words| request(words)).collect();
+    let (redis, _one) = start(&Program::reference(), &log);
+    let (ours, _other) = start(&Program::subject(), &log);
+    assert_eq!(digest(&redis), digest(&ours));
+    let mut connection = ours.connect();
+    connection.call(&["SELECT", "3"]).unwrap();
+    let value = |connection: &mut damselfly_oracle::connection::Connection, words: &[&str]| {
+        connection.call(words).unwrap().to_string()
+    };
+    assert_eq!(value(&mut connection, &["GET", "n"]), "\"4\"");
+    assert_eq!(value(&mut connection, &["LLEN", "list"]), "(integer) 3");
+    assert_eq!(value(&mut connection, &["GET", "k"]), "\"v\"");
+    // DEBUG LOADAOF repeats the rewritten file, which has their effects.
+    assert_eq!(value(&mut connection, &["DEBUG", "LOADAOF"]), "OK");
+    assert_eq!(digest(&redis), digest(&ours));
+}
+
+#[test]
+fn a_script_that_nobody_knows_is_a_refusal_to_start() {
+    let log = request(&["EVALSHA", &"0".repeat(40), "0"]);
+    let folder = ScratchFolder::create().unwrap();
+    fs::write(folder.path().join("appendonly.aof"), log).unwrap();
+    let dir = folder.path().display().to_string();
+    let output = Program::subject()
+        .command(
+            folder.path(),
+            &[
+                "--port",
+                "0",
+                "--unixsocket",
+                "s",
+                "--dir",
+                &dir,
+                "--appendonly",
+                "yes",
+            ],
+        )
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        text.contains("the script of 'evalsha' can't run: NOSCRIPT"),
+        "{text}"
+    );
+}

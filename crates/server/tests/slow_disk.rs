@@ -1,0 +1,240 @@
+//! A disk whose fsync takes long, or that fails: who waits for it, who leaves, and who does not notice.
+
+mod common;
+#[path = "common/disk.rs"]
+mod disk;
+
+use std::sync::{Arc, Condvar, Mutex};
+
+use damselfly_config::{AppendFsync, Config, PrimaryAddress};
+use damselfly_server::persistence::aof::Mode;
+
+use common::{Client, TestServer, until};
+use disk::{SimulatedDisk, Step};
+
+/// A gate in front of every fsync.
+#[derive(Default)]
+struct Gate {
+    state: Mutex<GateState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct GateState {
+    is_closed: bool,
+    /// How many fsyncs wait.
+    waiting: usize,
+    /// How many have passed.
+    passed: usize,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.waiting += 1;
+        while state.is_closed {
+            state = self.changed.wait(state).unwrap();
+        }
+        state.waiting -= 1;
+        state.passed += 1;
+    }
+
+    fn set_closed(&self, is_closed: bool) {
+        self.state.lock().unwrap().is_closed = is_closed;
+        self.changed.notify_all();
+    }
+
+    fn has_waiting(&self) -> bool {
+        self.state.lock().unwrap().waiting > 0
+    }
+
+    fn passed(&self) -> usize {
+        self.state.lock().unwrap().passed
+    }
+}
+
+/// Opens the gate even if the test fails, so that the server can stop.
+struct OpenAtEnd<'a>(&'a Gate);
+
+impl Drop for OpenAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.set_closed(false);
+    }
+}
+
+/// A server with one data thread, whose append-only file is on a disk behind a gate.
+fn start(appendfsync: AppendFsync) -> (TestServer, Arc<Gate>) {
+    let (disk, gate) = (SimulatedDisk::default(), Arc::new(Gate::default()));
+    let at_fsync = gate.clone();
+    disk.set_delay(Arc::new(move |step| {
+        if let Step::Sync(_) = step {
+            at_fsync.pass();
+        }
+    }));
+    let server = TestServer::try_prepared(
+        |config: &mut Config| {
+            config.threads = 1;
+            config.appendonly = true;
+            config.appendfsync = appendfsync;
+        },
+        |server| server.shared().aof.use_storage(Arc::new(disk.clone())),
+    );
+    (server.unwrap(), gate)
+}
+
+fn info(client: &mut Client, field: &str) -> String {
+    let text = client.text("INFO");
+    let start = format!("{field}:");
+    let line = text.lines().find_map(|line| line.strip_prefix(&start));
+    line.unwrap_or_default().to_owned()
+}
+
+#[test]
+fn with_everysec_nobody_waits_for_a_slow_fsync() {
+    const WRITES: usize = 500;
+    let (server, gate) = start(AppendFsync::EverySecond);
+    let (mut one, mut other) = (server.client(), server.client());
+    let _open = OpenAtEnd(&gate);
+    gate.set_closed(true);
+    assert_eq!(one.run("SET before x"), "OK");
+    until("an fsync waits", || gate.has_waiting());
+    // All of this is answered while that fsync has not returned.
+    for number in 0..WRITES {
+        assert_eq!(one.run(&format!("SET key:{number} {number}")), "OK");
+        assert_eq!(other.number("INCR counter"), number as i64 + 1);
+    }
+    assert_eq!(other.text("GET key:7"), "7");
+    assert!(gate.has_waiting(), "the fsync has not returned");
+    // WAITAOF waits for the disk, and finds nothing there.
+    assert_eq!(one.run("WAITAOF 1 0 50"), "1) (integer) 0\n2) (integer) 0");
+    gate.set_closed(false);
+    assert_eq!(one.run("WAITAOF 1 0 0"), "1) (integer) 1\n2) (integer) 0");
+}
+
+#[test]
+fn with_everysec_an_fsync_of_more_than_a_second_is_counted() {
+    let (server, gate) = start(AppendFsync::EverySecond);
+    let mut client = server.client();
+    let _open = OpenAtEnd(&gate);
+    gate.set_closed(true);
+    client.run("SET before x");
+    until("an fsync waits", || gate.has_waiting());
+    let waits_since = std::time::Instant::now();
+    until("it has waited for more than a second", || {
+        waits_since.elapsed().as_millis() > 1100
+    });
+    assert_eq!(info(&mut client, "aof_delayed_fsync"), "0");
+    gate.set_closed(false);
+    until("it is counted", || {
+        info(&mut client, "aof_delayed_fsync") == "1"
+    });
+    client.run("CONFIG RESETSTAT");
+    assert_eq!(info(&mut client, "aof_delayed_fsync"), "0");
+}
+
+#[test]
+fn with_always_replies_wait_and_the_thread_does_not() {
+    let (server, gate) = start(AppendFsync::Always);
+    let mut clients = [server.client(), server.client(), server.client()];
+    let mut reader = server.client();
+    let _open = OpenAtEnd(&gate);
+    assert_eq!(clients[0].run("SET before x"), "OK");
+    assert_eq!(reader.text("GET before"), "x", "all is on disk: no wait");
+    let (changes, passed) = (server.shared().changes(), gate.passed());
+    gate.set_closed(true);
+    for (number, client) in clients.iter_mut().enumerate() {
+        client.send(&format!("SET key:{number} x"));
+        // The only data thread runs each of them, though the fsync of the first has not returned.
+        until("the change is made", || {
+            server.shared().changes() == changes + number as u64 + 1
+        });
+        until("an fsync waits", || gate.has_waiting());
+        assert!(
+            client.has_nothing(),
+            "a reply left before its change was on disk"
+        );
+    }
+    // A reply that shows a change that is not on disk waits, too.
+    reader.send("GET key:2");
+    assert!(reader.has_nothing());
+    gate.set_closed(false);
+    for client in &mut clients {
+        assert_eq!(client.receive(), "OK");
+    }
+    assert_eq!(reader.receive(), "\"x\"");
+    // Those that came during the first fsync have shared another one.
+    assert!(
+        gate.passed() - passed <= 2 + 1,
+        "{} fsyncs",
+        gate.passed() - passed
+    );
+}
+
+#[test]
+fn a_durable_client_waits_for_a_slow_fsync_and_others_do_not() {
+    let (server, gate) = start(AppendFsync::EverySecond);
+    let (mut durable, mut other) = (server.client(), server.client());
+    let _open = OpenAtEnd(&gate);
+    assert_eq!(durable.run("CLIENT DURABLE ON"), "OK");
+    gate.set_closed(true);
+    durable.send("SET durable x");
+    until("an fsync waits", || gate.has_waiting());
+    for number in 0..100 {
+        assert_eq!(other.run(&format!("SET key:{number} x")), "OK");
+        assert_eq!(other.text("GET durable"), "x");
+    }
+    assert!(durable.has_nothing());
+    gate.set_closed(false);
+    assert_eq!(durable.receive(), "OK");
+}
+
+#[test]
+fn a_replica_leaves_its_primary_while_its_disk_fails() {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    drop(listener);
+    let primary = TestServer::with(|config| {
+        config.port = port;
+        config.repl_diskless_sync_delay_s = 0;
+    });
+    let disk = SimulatedDisk::default();
+    let replica = TestServer::try_prepared(
+        |config: &mut Config| {
+            config.appendonly = true;
+            config.replicaof = Some(PrimaryAddress {
+                host: String::from("127.0.0.1"),
+                port,
+            });
+        },
+        |server| server.shared().aof.use_storage(Arc::new(disk.clone())),
+    )
+    .unwrap();
+    let (mut writer, mut reader) = (primary.client(), replica.client());
+    let is = |reader: &mut Client, status: &str| info(reader, "master_link_status") == status;
+    until("the link is up", || is(&mut reader, "up"));
+    writer.run("SET first x");
+    until("the change arrives", || reader.run("GET first") == "\"x\"");
+    // The synchronisation has replaced all data, so the file begins anew.
+    until("the file is in use", || {
+        replica.shared().aof.mode() == Mode::On
+    });
+    disk.set_faults(Some(Box::new(|step| matches!(step, Step::Append(..)))));
+    writer.run("SET second x");
+    // The file fails after this change; the next one is not applied any more.
+    until("the failure is noticed", || {
+        info(&mut reader, "aof_last_write_status") == "err"
+    });
+    writer.run("SET third x");
+    until("the link is down", || is(&mut reader, "down"));
+    assert_eq!(reader.run("GET third"), "(nil)");
+    replica.change(|config| config.replica_ignore_disk_write_errors = true);
+    until("it goes on without its disk", || {
+        reader.run("GET third") == "\"x\""
+    });
+    replica.change(|config| config.replica_ignore_disk_write_errors = false);
+    writer.run("SET fourth x");
+    until("the link is down again", || is(&mut reader, "down"));
+    disk.set_faults(None);
+    until("it follows again", || reader.run("GET fourth") == "\"x\"");
+    assert_eq!(info(&mut reader, "aof_last_write_status"), "ok");
+}
