@@ -57,9 +57,24 @@ const FILES: &[&str] = &[
     "unit/acl",
     "unit/acl-v2",
     "unit/aofrw",
+    "unit/wait",
     "integration/aof",
     "integration/aof-multi-part",
     "integration/aof-race",
+    "integration/rdb",
+    "integration/block-repl",
+    "integration/failover",
+    "integration/replication",
+    "integration/replication-2",
+    "integration/replication-3",
+    "integration/replication-4",
+    "integration/replication-buffer",
+    "integration/replication-psync",
+    "integration/psync2",
+    "integration/psync2-master-restart",
+    "integration/psync2-pingoff",
+    "integration/psync2-reg",
+    "integration/shutdown",
 ];
 
 /// Files whose servers the suite starts itself, with options and files of its own.
@@ -68,17 +83,32 @@ const OWN_SERVERS: &[&str] = &[
     "unit/acl",
     "unit/acl-v2",
     "unit/aofrw",
+    "unit/wait",
     "unit/dump",
     "integration/aof",
     "integration/aof-multi-part",
     "integration/aof-race",
+    "integration/rdb",
+    "integration/block-repl",
+    "integration/failover",
+    "integration/replication",
+    "integration/replication-2",
+    "integration/replication-3",
+    "integration/replication-4",
+    "integration/replication-buffer",
+    "integration/replication-psync",
+    "integration/psync2",
+    "integration/psync2-master-restart",
+    "integration/psync2-pingoff",
+    "integration/psync2-reg",
+    "integration/shutdown",
 ];
 
 const SKIPS: &str = "tests/tcl/skips.txt";
 const CACHE: &str = ".tools/redis-source";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// A file that takes longer has hung.
-const FILE_LIMIT: Duration = Duration::from_secs(300);
+const FILE_LIMIT: Duration = Duration::from_secs(900);
 
 /// Runs the suite, or one file of it.
 ///
@@ -470,7 +500,14 @@ const BLOCKING_LINES: &[(&str, &str)] = &[(
     "        $rd XREADGROUP GROUP mygroup Alice BLOCK 0 STREAMS mystream \">\"\n",
 )];
 
-/// Edits the suite: waits until clients are blocked, and lets blocks run against an external server.
+/// Files, lines in them that compare the data of replicas at once, and procedures that wait until these have it.
+const REPLICA_LINES: &[(&str, &str, &str)] = &[(
+    "integration/psync2-master-restart",
+    "        set digest [$master debug digest]\n",
+    "        wait_for_ofs_sync $master $replica\n        wait_for_ofs_sync $master $sub_replica\n",
+)];
+
+/// Edits the suite: waits until clients are blocked and replicas are up to date, and lets blocks run against an external server.
 fn adapt(suite: &Path) -> Result<(), String> {
     for (file, beginning) in NEEDLESSLY_SKIPPED {
         let path = suite.join(format!("tests/{file}.tcl"));
@@ -489,6 +526,15 @@ fn adapt(suite: &Path) -> Result<(), String> {
         let waiting = format!("{line}        wait_for_blocked_clients_count 1\n");
         if !text.contains(&waiting) {
             fs::write(&path, text.replace(line, &waiting)).map_err(fail)?;
+        }
+    }
+    for (file, line, wait) in REPLICA_LINES {
+        let path = suite.join(format!("tests/{file}.tcl"));
+        let fail = |error| format!("{}: {error}", path.display());
+        let text = fs::read_to_string(&path).map_err(fail)?;
+        if !text.contains(wait) {
+            let changed = text.replace(line, &format!("{wait}{line}"));
+            fs::write(&path, changed).map_err(fail)?;
         }
     }
     Ok(())
