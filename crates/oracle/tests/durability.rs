@@ -626,3 +626,38 @@ fn keys_that_lost_their_deadline_in_time_are_loaded_after_it() {
     while call(&["PING"]) != "PONG" {}
     assert_eq!(call(&["DBSIZE"]), format!("(integer) {kept}"));
 }
+
+/// A bug: SET with options and XADD were logged by their new names, which the load does not know.
+#[test]
+fn renamed_commands_are_logged_by_their_own_names() {
+    let folder = ScratchFolder::create().unwrap();
+    let renamed = [
+        "--appendfsync",
+        "always",
+        "--rename-command",
+        "SET",
+        "put",
+        "--rename-command",
+        "XADD",
+        "add-entry",
+    ];
+    let server = start(&Program::subject(), folder.path(), &renamed);
+    let mut connection = server.connect();
+    connection.call(&["put", "key", "12", "GET"]).unwrap();
+    let add = [
+        "add-entry",
+        "stream",
+        "MAXLEN",
+        "~",
+        "10",
+        "*",
+        "field",
+        "value",
+    ];
+    connection.call(&add).unwrap();
+    drop((connection, server));
+    let server = start(&Program::subject(), folder.path(), &renamed);
+    let mut connection = server.connect();
+    assert_eq!(integer(&mut connection, &["GET", "key"]), 12);
+    assert_eq!(integer(&mut connection, &["XLEN", "stream"]), 1);
+}
