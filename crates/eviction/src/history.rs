@@ -93,6 +93,11 @@ impl History {
         self.0 >> INTERVAL_SHIFT & INTERVAL_MAX
     }
 
+    /// The same, but last used at another time.
+    pub(crate) fn at(self, time: Tick) -> Self {
+        Self(self.0 & !TICK_MASK | time & TICK_MASK)
+    }
+
     /// The level of the number of uses, 0 to 7.
     #[inline]
     pub fn uses(self) -> u32 {

@@ -52,6 +52,17 @@ pub struct Model {
     lessons: AtomicU64,
 }
 
+/// An entry that could be evicted.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Its past.
+    pub history: History,
+    /// The memory that its eviction frees.
+    pub bytes: usize,
+    /// The time until it expires; `None` if it does not.
+    pub ticks_left: Option<Tick>,
+}
+
 /// What a model has learned, for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelView {
@@ -114,7 +125,12 @@ impl Model {
     ///
     /// An entry that expires within `ticks_left` can't be used after that.
     #[inline]
-    pub fn rank(&self, history: History, now: Tick, bytes: usize, ticks_left: Option<Tick>) -> f32 {
+    pub fn rank(&self, candidate: Candidate, now: Tick) -> f32 {
+        let Candidate {
+            history,
+            bytes,
+            ticks_left,
+        } = candidate;
         let age = age_class(history.age(now));
         let rank = f32::from_bits(self.ranks[history.class()][age].load(Relaxed));
         // The expected hits until the deadline are fewer by the part of the time that is cut off; an entry's time is about one cache size.
@@ -122,10 +138,16 @@ impl Model {
         rank * share / bytes.max(1) as f32
     }
 
-    /// Notes `uses` more of the cache's entries, hits or misses. True if the model should [learn](Self::learn) now.
+    /// Notes `uses` more of the cache's entries, hits or misses.
     #[inline]
-    pub fn note_uses(&self, uses: u64) -> bool {
-        self.uses.fetch_add(uses, Relaxed) + uses >= self.period.load(Relaxed)
+    pub fn note_uses(&self, uses: u64) {
+        self.uses.fetch_add(uses, Relaxed);
+    }
+
+    /// True if the model should [learn](Self::learn) now.
+    #[inline]
+    pub fn is_due(&self) -> bool {
+        self.uses.load(Relaxed) >= self.period.load(Relaxed)
     }
 
     /// Computes the ranks from the counts, for a cache of this many entries. Does nothing while another thread does so.
