@@ -104,6 +104,14 @@ impl History {
         self.0 >> USES_SHIFT & (USES as u32 - 1)
     }
 
+    /// About how often the entry was used again, at least: 64 stands for more, too.
+    pub fn uses_at_least(self) -> u32 {
+        match self.uses() {
+            level @ 0..=2 => level,
+            level => (1 << (level - 2)) + 1,
+        }
+    }
+
     /// True if the value was read since it was stored.
     pub fn is_read(self) -> bool {
         self.0 & READ_BIT != 0

@@ -1,8 +1,9 @@
 //! The engine: all data of the process, and how sections start.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use damselfly_eviction::Model;
 use damselfly_log::Log;
 
 use crate::key::Now;
@@ -37,6 +38,10 @@ pub struct Engine {
     pub log: Arc<Log>,
     /// Settings that may change while the engine runs.
     pub settings: Settings,
+    /// What cache mode has learned from all shards.
+    pub(super) model: Box<Model>,
+    /// The bytes that cache mode keeps in shards.
+    pub(super) learned_bytes: AtomicUsize,
 }
 
 impl Engine {
@@ -57,6 +62,8 @@ impl Engine {
             flushes: AtomicU64::new(0),
             log: Arc::default(),
             settings: Settings::default(),
+            model: Box::default(),
+            learned_bytes: AtomicUsize::new(0),
         }
     }
 

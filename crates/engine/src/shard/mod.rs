@@ -14,6 +14,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use damselfly_eviction::ShardState;
 use damselfly_lock::{Lock, Waiters};
 
 use crate::shard::database::Database;
@@ -44,6 +45,8 @@ pub(crate) struct Shard {
     pub(crate) expired: u64,
     /// The last CAS number; zero before the first.
     pub(crate) last_cas: u64,
+    /// What cache mode keeps, from its first use of a key on.
+    pub(crate) learned: Option<Box<ShardState>>,
 }
 
 /// A shard with its lock and the observers of its keys. Each cell has cache lines of its own, so that threads at neighbouring
@@ -92,6 +95,7 @@ impl<O: Default> Shards<O> {
                         databases,
                         expired: 0,
                         last_cas: 0,
+                        learned: None,
                     }),
                     observer_count: AtomicUsize::new(0),
                     observers: O::default(),
