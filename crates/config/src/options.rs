@@ -836,6 +836,16 @@ pub static OPTIONS: &[Opt] = &[
         access: field!(maxmemory_bytes),
     },
     Opt {
+        name: "cache-mode",
+        aliases: &[],
+        section: Section::Memory,
+        kind: Kind::Bool,
+        changeable: Changeable::Live,
+        effect: Effect::Acts,
+        summary: "Makes the server a cache that needs no policy: when `maxmemory` is reached, it evicts the keys that promise the fewest hits per byte, by what it learns from the use of all keys while it runs. Any key may be evicted, with or without a TTL, unless `maxmemory-policy` is one of `volatile`; otherwise that option has no effect. See `docs/caching.md`.",
+        access: field!(cache_mode),
+    },
+    Opt {
         name: "maxmemory-policy",
         aliases: &[],
         section: Section::Memory,

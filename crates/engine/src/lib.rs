@@ -20,7 +20,7 @@ mod observers;
 mod section;
 mod shard;
 
-pub use damselfly_eviction::ModelView;
+pub use damselfly_eviction::{ModelView, UsageSeen};
 pub use key::{Key, Now};
 pub use observers::key_events::{Event, EventMask, EventSink, KeyEvent};
 pub use observers::tracked_keys::{Change, InvalidationSink, Tracker};

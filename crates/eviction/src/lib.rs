@@ -35,5 +35,5 @@ mod shard;
 pub use choice::{CANDIDATES, CANDIDATES_MAX, Search};
 pub use clock::{TICKS_PER_SIZE, Tick};
 pub use history::History;
-pub use model::{Candidate, Model, ModelView};
+pub use model::{Candidate, Model, ModelView, UsageSeen};
 pub use shard::{ShardState, Use};

@@ -68,9 +68,19 @@ pub struct Candidate {
 pub struct ModelView {
     /// How often it has learned.
     pub lessons: u64,
-    /// For entries that were used so often (as [`History::uses`]): the share of those never used again of all that were seen, and the age in cache sizes at which
-    /// half of the hits had happened.
-    pub by_uses: [(f32, f32); USES],
+    /// For entries that were used so often, as levels of [`History::uses`].
+    pub by_uses: [UsageSeen; USES],
+}
+
+/// What was seen of some entries lately.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UsageSeen {
+    /// How many uses, and entries that were forgotten. Old ones count less.
+    pub events: f32,
+    /// The share of them that were forgotten without another use.
+    pub never_again: f32,
+    /// Half of the uses were within this time after the one before, in turnovers: the time in which the cache is used as often as it has entries.
+    pub half_within: f32,
 }
 
 impl Default for Model {
@@ -225,8 +235,11 @@ impl Model {
                 seen += count;
                 seen * 2.0 >= hits && hits > 0.0
             });
-            let age = median.map_or(0.0, first_tick) / TICKS_PER_SIZE as f32;
-            (losses / (hits + losses).max(1.0), age)
+            UsageSeen {
+                events: hits + losses,
+                never_again: losses / (hits + losses).max(1.0),
+                half_within: median.map_or(0.0, |age| first_tick(age + 1)) / TICKS_PER_SIZE as f32,
+            }
         });
         ModelView {
             lessons: self.lessons.load(Relaxed),

@@ -52,10 +52,7 @@ impl Tx<'_> {
         create: Create,
         change: impl FnOnce(&mut C::Mut<'_>) -> R,
     ) -> Result<Option<R>, CommandError> {
-        let (usage, thresholds) = (
-            self.usage_to_store(key),
-            &self.engine().settings.thresholds,
-        );
+        let (usage, thresholds) = (self.usage_to_store(key), &self.engine().settings.thresholds);
         match self.place(key) {
             Place::Present(mut present) => {
                 if IS_USE {
@@ -103,21 +100,19 @@ impl Tx<'_> {
 
     /// Creates an entry with this key and a collection that `fill` builds, for [`Tx::store_built`].
     pub fn build<C: Collection, R>(
-        &mut self,
+        &self,
         key: Key<'_>,
         fill: impl FnOnce(&mut C::Mut<'_>) -> R,
     ) -> (Entry, R) {
         let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
-        self.usage_to_store(key).note_new(entry.view());
         let thresholds = &self.engine().settings.thresholds;
         let result = fill(&mut C::edit(&mut entry, thresholds));
         (entry, result)
     }
 
     /// Creates an entry with this key and a string of `len` bytes for [`Tx::store_built`]. `fill` gets zeros.
-    pub fn build_text(&mut self, key: Key<'_>, len: usize, fill: impl FnOnce(&mut [u8])) -> Entry {
+    pub fn build_text(&self, key: Key<'_>, len: usize, fill: impl FnOnce(&mut [u8])) -> Entry {
         let mut entry = Entry::new(key.bytes, NewValue::Bytes(b""), None);
-        self.usage_to_store(key).note_new(entry.view());
         fill(entry.edit(len));
         entry
     }
@@ -129,13 +124,18 @@ impl Tx<'_> {
             self.remove_unread(key);
             return;
         }
-        match self.access_place_in(self.db(), key) {
+        let usage = self.usage_to_store(key);
+        match self.place(key) {
             Place::Present(mut present) => {
+                usage.note(present.view());
                 // The new entry keeps the access history of the key.
                 entry.view().set_access(present.view().access());
                 present.update(|old| *old = entry);
             }
-            Place::Absent(absent) => absent.insert(entry),
+            Place::Absent(absent) => {
+                usage.note_new(entry.view());
+                absent.insert(entry);
+            }
         }
         self.changed(key, event);
     }

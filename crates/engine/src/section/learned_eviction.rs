@@ -99,7 +99,9 @@ impl Tx<'_> {
         let state: &mut ShardState = learned.get_or_insert_default();
         state.note_time(now.0);
         let mut random = Random::new(random::number());
-        let candidates = databases.iter().map(|database| database.candidates(eviction));
+        let candidates = databases
+            .iter()
+            .map(|database| database.candidates(eviction));
         let total: usize = candidates.sum();
         if total == 0 {
             return Found::Nothing;
