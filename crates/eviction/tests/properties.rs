@@ -166,7 +166,7 @@ fn equal_keys_are_chosen_fairly() {
                 (count.min(least), count.max(most))
             });
         assert!(
-            least > 0.4 * mean && most < 1.7 * mean,
+            least > 0.33 * mean && most < 1.7 * mean,
             "seed {seed}: {least} {mean} {most}"
         );
     }

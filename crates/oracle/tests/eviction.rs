@@ -8,6 +8,7 @@ mod memory_common;
 
 use cache_common::{Cache, KIB, SLACK_BYTES, VALUE_BYTES, numbered};
 use damselfly_oracle::connection::{Connection, request};
+use damselfly_oracle::server::{Kind, Program};
 use damselfly_protocol::client::Value;
 use memory_common::{text, until};
 

@@ -53,7 +53,8 @@ impl Cache {
     }
 
     pub fn run(&mut self, arguments: &[&str]) -> String {
-        text(&self.connection.call(arguments).unwrap())
+        let reply = self.connection.call(arguments);
+        text(&reply.unwrap_or_else(|error| panic!("{error}\n{}", self.server.log())))
     }
 
     pub fn number(&mut self, arguments: &[&str]) -> usize {
