@@ -164,7 +164,7 @@ fn keys_that_expire_soon_are_worth_less() {
         let name = format!("key{number}");
         if text(&cache.connection.call(&["EXISTS", &name]).unwrap()) == "1" {
             cache.run(&["GET", &name]);
-        } else if number % 2 == 0 {
+        } else if number.is_multiple_of(2) {
             cache.run(&["SET", &name, &value, "PX", "500"]);
         } else {
             cache.run(&["SET", &name, &value]);
