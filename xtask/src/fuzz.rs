@@ -183,6 +183,8 @@ const RUSTFLAGS: &str = "-Cpasses=sancov-module \
     -Zsanitizer=address --cfg fuzzing --cfg sanitize_address";
 /// How many seconds each target runs by default.
 const SECONDS: u32 = 20;
+/// The same in CI.
+const SECONDS_IN_CI: u32 = 8;
 /// The longest input, in bytes.
 const INPUT_BYTES_MAX: usize = 1024;
 
@@ -250,7 +252,7 @@ pub fn short() -> Result<Count, String> {
     let manifest = ["--manifest-path", "fuzz/Cargo.toml"];
     must(command(&["cargo", "fmt", "--check"]).args(manifest))?;
     build(TARGETS.iter())?;
-    fuzz(TARGETS.iter().collect(), SECONDS)
+    fuzz(TARGETS.iter().collect(), SECONDS_IN_CI)
 }
 
 fn build(targets: impl Iterator<Item = &'static Target>) -> Result<(), String> {

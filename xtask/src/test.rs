@@ -93,6 +93,15 @@ pub fn suites() -> Result<Count, String> {
     ]))?;
     let program = subject();
     let mut steps = Steps::new();
+    steps.step("build of the tests", || {
+        check(&mut command(&[
+            "cargo",
+            "test",
+            "--quiet",
+            "--workspace",
+            "--no-run",
+        ]))
+    });
     steps.step(
         "tests of the workspace, including transcripts, bad days and the Rust client",
         || {

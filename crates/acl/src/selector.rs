@@ -18,6 +18,8 @@ pub trait Request {
     fn only_key(&self) -> Option<Key<'_>>;
     /// Its keys.
     fn keys(&self) -> impl Iterator<Item = Key<'_>>;
+    /// True if it has channels.
+    fn has_channels(&self) -> bool;
     /// The channels that it publishes or subscribes to.
     fn channels(&self) -> impl Iterator<Item = Channel<'_>>;
 }
@@ -298,27 +300,21 @@ impl Selector {
     /// It may not run.
     #[inline]
     pub(crate) fn check(&self, request: &impl Request) -> Result<(), Denied> {
-        if !request.is_always_allowed()
-            && !self.commands.has(request.command())
+        if !self.commands.has(request.command())
+            && !request.is_always_allowed()
             && !self.allows_first_argument(request)
         {
             return Err(Denied::Command);
         }
         if !self.all_keys {
-            let refused = match request.only_key() {
-                Some(key) => Some(key).filter(|key| !self.allows_key(key)),
-                None => request.keys().find(|key| !self.allows_key(key)),
-            };
-            if let Some(key) = refused {
-                return Err(Denied::Key(key.place));
+            match request.only_key() {
+                Some(key) if self.allows_key(&key) => {}
+                Some(key) => return Err(Denied::Key(key.place)),
+                None => self.check_keys(request)?,
             }
         }
-        if !self.all_channels {
-            for channel in request.channels() {
-                if !allows_channel(&self.channels, channel.name, channel.is_pattern) {
-                    return Err(Denied::Channel(channel.place));
-                }
-            }
+        if !self.all_channels && request.has_channels() {
+            self.check_channels(request)?;
         }
         Ok(())
     }
@@ -332,6 +328,20 @@ impl Selector {
                 .iter()
                 .any(|known| known.eq_ignore_ascii_case(given))
         })
+    }
+
+    #[inline(never)]
+    fn check_keys(&self, request: &impl Request) -> Result<(), Denied> {
+        let refused = request.keys().find(|key| !self.allows_key(key));
+        refused.map_or(Ok(()), |key| Err(Denied::Key(key.place)))
+    }
+
+    #[inline(never)]
+    fn check_channels(&self, request: &impl Request) -> Result<(), Denied> {
+        let refused = request
+            .channels()
+            .find(|channel| !allows_channel(&self.channels, channel.name, channel.is_pattern));
+        refused.map_or(Ok(()), |channel| Err(Denied::Channel(channel.place)))
     }
 
     #[inline]

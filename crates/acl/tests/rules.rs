@@ -62,6 +62,10 @@ impl Request for Asked {
         })
     }
 
+    fn has_channels(&self) -> bool {
+        self.channel.is_some()
+    }
+
     fn channels(&self) -> impl Iterator<Item = Channel<'_>> {
         self.channel.iter().map(|(name, is_pattern)| Channel {
             place: 2,

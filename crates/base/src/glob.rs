@@ -136,6 +136,14 @@ impl Glob {
         let end = self.suffix.map_or(0, |suffix| suffix.at);
         let (mut at, mut read) = (self.prefix.at + 1, self.prefix.elements);
         while at < end {
+            // Most positions differ in the first byte.
+            if self.program[at] == BYTE {
+                let first = self.program[at + 1];
+                let Some(skipped) = text[read..].iter().position(|&byte| byte == first) else {
+                    return false;
+                };
+                read += skipped;
+            }
             match self.run(at, &text[read..]) {
                 Run::Matched(bytes) => {
                     read += bytes;

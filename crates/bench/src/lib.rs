@@ -12,6 +12,7 @@
 //! The [look-aside mode](look_aside) replaces the worker: what a client sends there depends on what the cache has.
 
 mod connection;
+mod handshakes;
 mod look_aside;
 pub mod operations;
 pub mod options;

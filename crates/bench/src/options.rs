@@ -98,6 +98,8 @@ pub struct Options {
     pub fill: Option<Choice>,
     /// Requests per second over all threads, due by the clock whatever the server does.
     pub rate: Option<f64>,
+    /// TLS handshakes per second beside the requests, on connections of their own.
+    pub handshakes: Option<f64>,
     /// The process whose CPU time and memory to report.
     pub server_pid: Option<u32>,
     /// The seed of the random numbers.
@@ -228,6 +230,14 @@ pub fn command() -> Command {
                 .help("Requests per second, due by the clock; latency counts from when a request was due, not from when it was sent"),
         )
         .arg(
+            Arg::new("handshakes")
+                .long("handshakes")
+                .value_name("PER-SECOND")
+                .value_parser(value_parser!(f64))
+                .requires("tls")
+                .help("Beside the requests, open so many connections per second, each with a full handshake and one request"),
+        )
+        .arg(
             Arg::new("server-pid")
                 .long("server-pid")
                 .value_name("PID")
@@ -254,7 +264,7 @@ pub fn command() -> Command {
 }
 
 /// What the look-aside mode does not have.
-const NOT_WITH_LOOK_ASIDE: &[&str] = &["mix", "fill", "rate", "subscribers"];
+const NOT_WITH_LOOK_ASIDE: &[&str] = &["mix", "fill", "rate", "subscribers", "handshakes"];
 
 impl Options {
     /// Reads the options from a parsed command line; the error is a sentence for the user.
@@ -313,6 +323,7 @@ impl Options {
                 .map(|name| Choice::parse(name))
                 .transpose()?,
             rate: matches.get_one("rate").copied(),
+            handshakes: matches.get_one("handshakes").copied(),
             server_pid: matches.get_one("server-pid").copied(),
             seed: matches.get_one("seed").copied().unwrap_or_default(),
             json: matches.get_flag("json"),
@@ -340,8 +351,10 @@ impl Options {
                     .to_owned(),
             );
         }
-        if self.rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
-            return Err("--rate must be between 0.001 and 1e9 per second".to_owned());
+        for (name, rate) in [("rate", self.rate), ("handshakes", self.handshakes)] {
+            if rate.is_some_and(|rate| !(0.001..=1e9).contains(&rate)) {
+                return Err(format!("--{name} must be between 0.001 and 1e9 per second"));
+            }
         }
         if self.shape.protocol == Protocol::Memcached && self.subscribers > 0 {
             return Err("--subscribers cannot be used with memcached".to_owned());
@@ -486,6 +499,8 @@ mod tests {
             "--mix multi4,set",
             "--protocol memcached --subscribers 1",
             "--rate 0",
+            "--handshakes 10",
+            "--tls --insecure --handshakes 0",
             "--tls",
             "--cacert file",
             "--tls --insecure --cert file",

@@ -23,6 +23,8 @@ pub struct Report {
     pub seconds: f64,
     /// Messages that subscribers read.
     pub messages: u64,
+    /// Latencies of the connections of `--handshakes`, in nanoseconds: from when each was due to its reply.
+    pub handshakes: Option<Histogram<u64>>,
     /// Counts of replies, errors and misses.
     pub tally: Tally,
     /// Latencies in nanoseconds.
@@ -51,11 +53,7 @@ impl Report {
     }
 
     fn latency_us(&self, quantile: f64) -> f64 {
-        if self.latencies.is_empty() {
-            0.0
-        } else {
-            self.latencies.value_at_quantile(quantile) as f64 / 1e3
-        }
+        microseconds(&self.latencies, quantile)
     }
 
     /// The named figures, in the order they are printed. Names end in their unit.
@@ -96,6 +94,14 @@ impl Report {
             ("misses", self.tally.misses as f64, 0),
             ("messages", self.messages as f64, 0),
         ]);
+        if let Some(handshakes) = &self.handshakes {
+            let per_s = handshakes.len() as f64 / self.seconds;
+            figures.extend([
+                ("handshakes_per_s", per_s, 0),
+                ("handshake_p50_us", microseconds(handshakes, 0.5), 1),
+                ("handshake_p99_us", microseconds(handshakes, 0.99), 1),
+            ]);
+        }
         if let Some(hits) = &self.hits {
             figures.extend([
                 ("hits", hits.count as f64, 0),
@@ -132,6 +138,15 @@ impl Report {
     }
 }
 
+/// A quantile of latencies in nanoseconds, in microseconds; 0 without latencies.
+fn microseconds(latencies: &Histogram<u64>, quantile: f64) -> f64 {
+    if latencies.is_empty() {
+        0.0
+    } else {
+        latencies.value_at_quantile(quantile) as f64 / 1e3
+    }
+}
+
 /// 0 if there is nothing to divide.
 fn ratio(part: u64, all: u64) -> f64 {
     part as f64 / all.max(1) as f64
@@ -164,6 +179,7 @@ mod tests {
         let report = Report {
             seconds: 2.0,
             messages: 0,
+            handshakes: None,
             tally: Tally {
                 replies: 1000,
                 ..Tally::default()

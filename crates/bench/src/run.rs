@@ -1,6 +1,7 @@
 //! A whole run: connect, fill, measure, add up.
 
 use crate::connection::Broken;
+use crate::handshakes::Handshakes;
 use crate::look_aside::Clients;
 use crate::operations::Choice;
 use crate::options::{Address, Length, LookAside, Options};
@@ -24,6 +25,8 @@ pub enum Error {
     Connect(Address, io::Error),
     /// A connection failed while in use.
     Socket(io::Error),
+    /// A handshake of `--handshakes` failed.
+    Handshake(io::Error),
     /// The server closed a connection.
     ClosedByServer,
     /// The server sent these bytes, which are not a reply of the protocol.
@@ -50,6 +53,7 @@ impl fmt::Display for Error {
                 write!(f, "cannot connect to {}: {error}", path.display())
             }
             Self::Socket(error) => write!(f, "a connection failed: {error}"),
+            Self::Handshake(error) => write!(f, "a handshake failed: {error}"),
             Self::ClosedByServer => write!(f, "the server closed a connection"),
             Self::Malformed(bytes) => {
                 write!(f, "the server sent bytes that are not a reply: {bytes:?}")
@@ -129,6 +133,7 @@ pub fn run(options: &Options) -> Result<Report, Error> {
         })
         .collect();
     let subscribers = Subscribers::start(options)?;
+    let handshakes = Handshakes::start(options);
     let client_before = usage(std::process::id())?;
     let server_before = options.server_pid.map(usage).transpose()?;
     let start = Instant::now();
@@ -147,9 +152,11 @@ pub fn run(options: &Options) -> Result<Report, Error> {
     let server_after = options.server_pid.map(usage).transpose()?;
     let client_after = usage(std::process::id())?;
     let messages = subscribers.stop()?;
+    let handshakes = handshakes.stop().map_err(Error::Handshake)?;
     Ok(Report {
         seconds: elapsed.as_secs_f64(),
         messages,
+        handshakes,
         tally: outcome.tally,
         latencies: outcome.latencies,
         client_cpu_s: client_after.cpu_s_since(&client_before),
@@ -171,6 +178,7 @@ fn run_look_aside(options: &Options, mode: &LookAside) -> Result<Report, Error> 
     Ok(Report {
         seconds: elapsed.as_secs_f64(),
         messages: 0,
+        handshakes: None,
         tally: outcome.tally,
         latencies: outcome.latencies,
         client_cpu_s: client_after.cpu_s_since(&client_before),

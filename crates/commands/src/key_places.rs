@@ -22,12 +22,12 @@ pub enum At {
     Counted(usize),
     /// The arguments after this one, as many pairs of key and value as it says.
     CountedPairs(usize),
-    /// The first half of the arguments after the first one that is this word, in any case.
+    /// The first half of the arguments after the first option that is this word, in any case.
     HalfBehind {
         /// The word.
         word: &'static str,
-        /// The first argument that can be the word.
-        from: usize,
+        /// The first argument that can be the word if the options have their usual order, for COMMAND INFO.
+        usually_from: usize,
         /// Options with the number of arguments that belong to each; those can't be the word.
         skipping: &'static [(&'static str, usize)],
     },
@@ -77,10 +77,10 @@ impl At {
             Self::CountedPairs(count_at) => (count_at + 1, counted_end(args, count_at, 2), 2),
             Self::HalfBehind {
                 word,
-                from,
+                usually_from: _,
                 skipping,
             } => {
-                let found = first_option(args, word, from, skipping);
+                let found = first_option(args, word, 1, skipping);
                 found.map_or((0, 0, 1), |at| (at + 1, at + 1 + (len - at - 1) / 2, 1))
             }
             Self::OneUnless {

@@ -24,7 +24,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
     keys: Keys::Args(&[KeySpec {
         at: At::HalfBehind {
             word: "STREAMS",
-            from: 4,
+            usually_from: 4,
             skipping: OPTIONS,
         },
         access: Access::ReadNoting,

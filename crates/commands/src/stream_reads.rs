@@ -25,7 +25,7 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
     keys: Keys::Args(&[KeySpec {
         at: At::HalfBehind {
             word: "STREAMS",
-            from: 1,
+            usually_from: 1,
             skipping: OPTIONS,
         },
         access: Access::Read,

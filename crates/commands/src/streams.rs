@@ -184,7 +184,7 @@ impl Options {
     /// on how the stream is stored.
     fn log_add(&self, tx: &mut Tx<'_>, args: Args<'_>, id: StreamId, len: usize) {
         let (id, len) = (id.to_string(), len.to_string());
-        let mut logged = vec![args.at(0), args.at(1)];
+        let mut logged = vec![b"XADD", args.at(1)];
         match self.trim {
             // What such a trim removes is logged apart.
             Some(_) if self.references != References::Keep => {}

@@ -394,7 +394,7 @@ fn log_set(tx: &mut Tx<'_>, args: Args<'_>, deadline: Deadline) {
         tx.log_effect(&[b"SET", args.at(1), args.at(2), b"PXAT", moment.as_bytes()]);
         return;
     }
-    let (mut kept, mut at) = (vec![args.at(0), args.at(1), args.at(2)], 3);
+    let (mut kept, mut at) = (vec![b"SET", args.at(1), args.at(2)], 3);
     while at < args.len() {
         if ValueCondition::parse(args, at).is_some() {
             at += 1;

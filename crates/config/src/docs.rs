@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::kind::{Kind, memory_text};
-use super::options::{Changeable, Effect, OPTIONS, Opt, Section};
+use super::options::{Changeable, Effect, Opt, Section};
 
 /// The longest line of a text in the help, without its indent.
 const HELP_WIDTH: usize = 90;
@@ -28,7 +28,7 @@ pub fn help() -> String {
     );
     for section in Section::ALL {
         put(&mut text, format_args!("\n{}:\n", section.title()));
-        for option in OPTIONS.iter().filter(|option| option.section == section) {
+        for option in section.options() {
             put(
                 &mut text,
                 format_args!("  --{} <{}>\n", option.name, option.kind.usage()),
@@ -55,7 +55,7 @@ pub fn docs() -> String {
     let mut text = String::from(INTRODUCTION);
     for section in Section::ALL {
         put(&mut text, format_args!("\n## {}\n", section.title()));
-        for option in OPTIONS.iter().filter(|option| option.section == section) {
+        for option in section.options() {
             put(
                 &mut text,
                 format_args!("\n### `{}`\n\n{}\n\n", option.name, sentences(option)),
@@ -88,7 +88,7 @@ pub fn docs() -> String {
 const INTRODUCTION: &str = "\
 # Configuration
 
-<!-- Generated from the table in crates/config/src/options.rs; a test keeps it current. -->
+<!-- Generated from the table in crates/config/src/options; a test keeps it current. -->
 
 ```text
 damselfly [FILE] [-] [--option value ...]
@@ -108,8 +108,7 @@ Several lines of `save` or `client-output-buffer-limit` add up. `save` on the co
 while `save` in the environment replaces them. `save \"\"` discards all earlier ones.
 
 Files written for Redis 6 and 7 load. An option of Redis that Damselfly does not have yet is skipped with a warning; a name that
-is not an option of Redis either keeps the server from starting, and so do `user` and `aclfile`, since there are no ACL users yet.
-`rename-command` works.
+is not an option of Redis either keeps the server from starting. `user` and `rename-command` work.
 
 Numbers of bytes take a unit: `kb`, `mb` and `gb` are powers of 1024; `k`, `m` and `g` are powers of 1000.
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use super::{Effect, OPTIONS};
+use super::options::{self, Effect};
 
 /// The sources that can give an option its effect, without comments. Showing an option in INFO is not an effect.
 fn sources() -> String {
@@ -28,15 +28,19 @@ const READABLE: &str = "the sources are there where tests run";
 fn add_sources(folder: &Path, text: &mut String) {
     for entry in std::fs::read_dir(folder).expect(READABLE) {
         let path = entry.expect(READABLE).path();
-        let is_skipped = path.ends_with("config/src/options.rs")
+        let is_skipped = path.ends_with("config/src/options")
+            || path.ends_with("config/src/options.rs")
             || path.ends_with("config/src/settings.rs")
             || path.ends_with("config/src/types.rs")
             || path.ends_with("config/src/tests.rs")
             || path.ends_with("config/src/effects.rs")
             || path.ends_with("admin/info/fields.rs");
+        if is_skipped {
+            continue;
+        }
         if path.is_dir() {
             add_sources(&path, text);
-        } else if !is_skipped && path.extension().is_some_and(|end| end == "rs") {
+        } else if path.extension().is_some_and(|end| end == "rs") {
             let mut source = std::fs::read_to_string(&path).expect(READABLE);
             if path.ends_with("config/src/lib.rs") {
                 // In this file the configuration is `self`.
@@ -80,7 +84,7 @@ fn is_read(field: &str, sources: &str) -> bool {
 #[test]
 fn an_option_has_an_effect_if_and_only_if_its_value_is_read() {
     let (sources, fields) = (sources(), fields());
-    for option in OPTIONS {
+    for option in options::all() {
         let field = fields
             .get(option.name)
             .unwrap_or_else(|| panic!("no field of Config is documented as `{}`", option.name));

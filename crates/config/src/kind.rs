@@ -79,6 +79,16 @@ impl fmt::Display for OptionError {
 impl std::error::Error for OptionError {}
 
 impl Kind {
+    /// A decimal number from `min` to `max`.
+    pub(crate) const fn integer(min: i64, max: i64) -> Self {
+        Self::Integer { min, max }
+    }
+
+    /// A number of bytes from `min` to `max`.
+    pub(crate) const fn memory(min: u64, max: u64) -> Self {
+        Self::Memory { min, max }
+    }
+
     /// Parses `words`, the values as the user gave them.
     pub fn parse(&self, words: &[&str]) -> Result<Value, OptionError> {
         if let Kind::Words | Kind::Groups(_) = self {

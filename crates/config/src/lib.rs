@@ -3,7 +3,7 @@
 //! ```text
 //! file < environment < command line ──► load ──► Config ──► get, set, rewrite
 //!                                         ▲         ▲         ▲
-//!                                         └── OPTIONS: one row per option ──► help, docs
+//!                                         └── options: one row per option ──► help, docs
 //! ```
 //!
 //! A [`Config`] is a plain value. CONFIG SET creates a new one or fails as a whole, so readers hold a snapshot that never
@@ -31,7 +31,7 @@ pub use docs::{docs, help};
 pub use kind::{Kind, OptionError, Value};
 pub use line::quoted_word;
 pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
-pub use options::{Access, Changeable, Effect, OPTIONS, Opt, Section, find};
+pub use options::{Access, Changeable, Effect, Opt, Section, find};
 pub use output_limits::{OutputLimit, OutputLimits};
 pub use saving::{SavePoint, SavePoints, ShutdownFlags};
 pub use settings::{Config, UserLine};
@@ -46,17 +46,14 @@ impl Config {
     /// A pattern without `*`, `?` and `[` is a name or an alias. As in Redis, the option is then listed under the spelling of
     /// the pattern.
     pub fn get(&self, patterns: &[&[u8]]) -> Vec<(String, String)> {
-        let names = || {
-            OPTIONS
-                .iter()
-                .flat_map(|option| option.names().map(move |name| (name, option)))
-        };
+        let names =
+            || options::all().flat_map(|option| option.names().map(move |name| (name, option)));
         let mut found: Vec<(String, String)> = Vec::new();
         for pattern in patterns {
             let is_glob = pattern.iter().any(|byte| b"*?[".contains(byte));
             let glob = is_glob.then(|| Glob::ignoring_case(pattern));
             let matching = names().filter(|(name, option)| match &glob {
-                Some(glob) => option.section != Section::Debugging && glob.matches(name.as_bytes()),
+                Some(glob) => !option.is_hidden && glob.matches(name.as_bytes()),
                 None => pattern.eq_ignore_ascii_case(name.as_bytes()),
             });
             for (name, option) in matching {
@@ -124,8 +121,7 @@ impl Config {
 
 /// The option called `name`, and that name as the table spells it.
 fn by_bytes(name: &[u8]) -> Option<(&'static str, &'static Opt)> {
-    OPTIONS
-        .iter()
+    options::all()
         .flat_map(|option| option.names().map(move |known| (known, option)))
         .find(|(known, _)| known.as_bytes().eq_ignore_ascii_case(name))
 }

@@ -15,7 +15,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::kind::{Kind, OptionError, Value};
-use super::options::{self, Effect, OPTIONS};
+use super::options::{self, Effect};
 use super::settings::UserLine;
 use super::{Config, line, redis};
 use damselfly_base::glob::Glob;
@@ -521,10 +521,7 @@ impl<'a, F: Files> Loader<'a, F> {
     }
 
     fn warn_of_options_without_effect(&mut self) {
-        for option in OPTIONS
-            .iter()
-            .filter(|option| self.given.contains(&option.name))
-        {
+        for option in options::all().filter(|option| self.given.contains(&option.name)) {
             let why = match option.effect {
                 Effect::Acts => continue,
                 Effect::Later(why) | Effect::Never(why) => why,
@@ -548,8 +545,7 @@ fn refused(place: Place, option: &str, problem: &str) -> StartError {
 /// The error text for an unknown option; suggests the most similar name.
 fn unknown(name: &str) -> String {
     let name = name.to_ascii_lowercase();
-    let nearest = OPTIONS
-        .iter()
+    let nearest = options::all()
         .flat_map(options::Opt::names)
         .map(|known| (distance(&name, known), known))
         .min()

@@ -10,7 +10,7 @@ use super::types::{
 
 /// The values of all options at one moment. [`Default`] gives the defaults.
 ///
-/// The names of fields end in their unit; [`super::OPTIONS`] documents each option.
+/// The names of fields end in their unit; [`super::options`] documents each option.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `port`

@@ -83,7 +83,7 @@ fn shown(error: CommandError) -> String {
 
 #[test]
 fn names_are_unique_and_in_lower_case_with_dashes() {
-    let names: Vec<&str> = OPTIONS.iter().flat_map(Opt::names).collect();
+    let names: Vec<&str> = options::all().flat_map(Opt::names).collect();
     for (index, name) in names.iter().enumerate() {
         assert!(!names[..index].contains(name), "{name} occurs twice");
         assert!(
@@ -92,17 +92,12 @@ fn names_are_unique_and_in_lower_case_with_dashes() {
         );
         assert!(!redis::lacks(name), "{name} is supported");
     }
-    assert!(
-        OPTIONS
-            .iter()
-            .all(|option| Section::ALL.contains(&option.section))
-    );
-    assert!(OPTIONS.iter().all(|option| option.summary.ends_with('.')));
+    assert!(options::all().all(|option| option.summary.ends_with('.')));
 }
 
 #[test]
 fn writing_a_default_changes_nothing() {
-    for option in OPTIONS {
+    for option in options::all() {
         let mut config = Config::default();
         option
             .write(&mut config, &[&option.default_shown()])
@@ -113,7 +108,7 @@ fn writing_a_default_changes_nothing() {
 
 #[test]
 fn every_option_writes_the_field_it_reads() {
-    for option in OPTIONS {
+    for option in options::all() {
         let tries = [
             "yes",
             "no",
@@ -141,7 +136,7 @@ fn every_option_writes_the_field_it_reads() {
             }
             let shown = (option.access.read)(&config);
             changed += u32::from(shown != option.default_shown());
-            for other in OPTIONS.iter().filter(|other| other.name != option.name) {
+            for other in options::all().filter(|other| other.name != option.name) {
                 assert_eq!(
                     (other.access.read)(&config),
                     other.default_shown(),
@@ -309,8 +304,8 @@ fn config_get_lists_each_name_alias_and_match_once() {
         ["hz", "lua-time-limit"]
     );
     assert_eq!(names(&["nosuch", "h\\z", "["]), [""; 0]);
-    let is_hidden = |option: &&Opt| option.section == Section::Debugging;
-    let shown = OPTIONS.iter().filter(|option| !is_hidden(option));
+    let is_hidden = |option: &&Opt| option.is_hidden;
+    let shown = options::all().filter(|option| !is_hidden(option));
     assert_eq!(names(&["*"]).len(), shown.flat_map(Opt::names).count());
     assert_eq!(names(&["key-load-delay"]), ["key-load-delay"]);
     assert_eq!(names(&["key-load*"]), [""; 0]);
@@ -683,7 +678,7 @@ fn rewrite_never_turns_a_value_into_a_line() {
 
 #[test]
 fn a_rewritten_file_gives_the_same_configuration_when_loaded() {
-    for option in OPTIONS {
+    for option in options::all() {
         for text in [
             "yes",
             "7",
@@ -763,11 +758,12 @@ fn random_lines_never_panic() {
         "1e999",
         "\u{fffd}",
     ];
+    let names: Vec<&str> = options::all().map(|option| option.name).collect();
     for _ in 0..20_000 {
         let mut text = String::new();
         for _ in 0..random(8) {
             match random(3) {
-                0 => text.push_str(OPTIONS[random(OPTIONS.len())].name),
+                0 => text.push_str(names[random(names.len())]),
                 _ => text.push_str(pieces[random(pieces.len())]),
             }
             text.push_str(if random(2) == 0 { " " } else { "" });
@@ -811,7 +807,7 @@ fn the_documentation_in_the_repository_is_current() {
 #[test]
 fn help_names_every_option() {
     let help = help();
-    for option in OPTIONS {
+    for option in options::all() {
         assert!(
             help.contains(&format!("  --{} <", option.name)),
             "{}",

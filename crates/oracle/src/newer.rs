@@ -106,10 +106,13 @@ fn truncate_hello(arguments: &mut Vec<Vec<u8>>) {
         if at + words > arguments.len() {
             break;
         }
-        at += words;
         if words == 2 {
+            // 7.2 refuses a name before it looks at the password.
+            let is_name = arguments[at + 1].iter().all(u8::is_ascii_graphic);
+            at += if is_name { words } else { 0 };
             break;
         }
+        at += words;
     }
     if at > 2 {
         arguments.truncate(at);

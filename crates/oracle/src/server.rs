@@ -1,7 +1,10 @@
 //! Starts a server program on a free port, with its log captured, and stops it when dropped.
 
 use crate::connection::Connection;
+use crate::random::Random;
+use std::collections::hash_map::RandomState;
 use std::fs::{self, File};
+use std::hash::BuildHasher;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -349,12 +352,22 @@ pub fn wait_for_end(child: &mut Child, limit: Duration) -> io::Result<Option<Exi
     }
 }
 
-/// A port that was free a moment ago.
+/// A port that was free a moment ago, for a program that can't choose one itself. It is none of those that systems give to outgoing
+/// connections: one of those could have it by the time the program listens.
 ///
 /// # Errors
 /// No port is free.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?
-        .local_addr()?
-        .port())
+    const PORTS: std::ops::Range<u16> = 10_000..32_000;
+    const TRIES: usize = 100;
+    let mut random = Random::new(RandomState::new().hash_one(()));
+    let mut refusal = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..TRIES {
+        let port = PORTS.start + random.below(PORTS.len()) as u16;
+        match TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
 }

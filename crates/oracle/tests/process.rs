@@ -3,7 +3,7 @@
 //! Each test starts its own server. With `DAMSELFLY_BIN=redis-server`, they run against Redis, except those that Redis can't pass.
 
 use damselfly_oracle::connection::Connection;
-use damselfly_oracle::server::{Kind, Program, ScratchFolder, Server, wait_for_end};
+use damselfly_oracle::server::{Kind, Program, ScratchFolder, Server, free_port, wait_for_end};
 use damselfly_protocol::client::Value;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{self, File};
@@ -56,11 +56,6 @@ fn until(what: &str, mut condition: impl FnMut() -> bool) {
         assert!(start.elapsed() < PATIENCE, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
-}
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
 }
 
 fn local(port: u16) -> SocketAddr {
@@ -156,7 +151,7 @@ fn a_shutdown_does_not_free_the_keys_one_by_one() {
 fn another_port_takes_new_connections_and_old_ones_stay() {
     let server = start(&[]);
     let mut old = server.connect();
-    let port = free_port();
+    let port = free_port().unwrap();
     assert_eq!(
         old.call(&["CONFIG", "SET", "port", &port.to_string()])
             .unwrap(),
@@ -254,7 +249,7 @@ fn daemonize(folder: &Path, port: u16) -> (bool, String) {
 fn a_server_in_the_background_answers_and_writes_its_process_id() {
     let folder = ScratchFolder::create().unwrap();
     let file = folder.path().join("server.pid");
-    let port = free_port();
+    let port = free_port().unwrap();
     let (success, said) = daemonize(folder.path(), port);
     assert!(success, "{said}");
     if Program::subject().kind() == Kind::Redis {
@@ -315,7 +310,7 @@ fn supervised(socket: &UnixDatagram, name: &Path, option: &str) {
         String::from_utf8(buffer[..len].to_vec()).unwrap()
     };
     let folder = ScratchFolder::create().unwrap();
-    let port = free_port();
+    let port = free_port().unwrap();
     let mut child = Program::subject()
         .command(folder.path(), &["--port", &port.to_string()])
         .args(["--supervised", option, "--daemonize", "yes"])
@@ -358,7 +353,7 @@ fn systemd_is_notified_when_the_server_is_ready_and_when_it_stops() {
 #[test]
 fn a_missing_supervisor_is_not_an_error() {
     let folder = ScratchFolder::create().unwrap();
-    let port = free_port();
+    let port = free_port().unwrap();
     let mut child = Program::subject()
         .command(folder.path(), &["--port", &port.to_string()])
         .args(["--supervised", "systemd"])

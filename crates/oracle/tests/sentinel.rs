@@ -14,7 +14,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::replicas::{follow, info, ours, wait_for_agreement, wait_for_link, wait_until};
+use common::replicas::{
+    PATIENCE, POLL_INTERVAL, follow, info, ours, wait_for_agreement, wait_for_link, wait_until,
+};
 use damselfly_oracle::connection::Connection;
 use damselfly_oracle::server::{Program, ScratchFolder, Server, free_port};
 use damselfly_protocol::client::Value;
@@ -28,7 +30,7 @@ const DOWN_AFTER_MS: u64 = 1500;
 struct Sentinel {
     child: Child,
     port: u16,
-    _folder: ScratchFolder,
+    folder: ScratchFolder,
 }
 
 impl Sentinel {
@@ -54,13 +56,30 @@ impl Sentinel {
         Self {
             child,
             port,
-            _folder: folder,
+            folder,
         }
     }
 
     fn ask(&self, words: &[&str]) -> Option<Value> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         Connection::open(address).ok()?.call(words).ok()
+    }
+
+    /// What it knows and what it logged, for the report of a failed test.
+    fn state(&self) -> String {
+        let known: Vec<_> = ["MASTER", "SENTINELS", "REPLICAS"]
+            .into_iter()
+            .map(|what| match self.ask(&["SENTINEL", what, NAME]) {
+                Some(reply) => reply.to_string(),
+                None => "no reply".to_owned(),
+            })
+            .collect();
+        let log = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
+        format!(
+            "sentinel at port {}:\n{}\n{log}",
+            self.port,
+            known.join("\n")
+        )
     }
 
     /// The port of the primary, as this sentinel knows it.
@@ -206,9 +225,17 @@ fn fail_over(waits: bool, options: &[&str]) -> (usize, usize) {
         wait_for_link(replica);
     }
     let sentinels: Vec<Sentinel> = (0..3).map(|_| Sentinel::start(old_address)).collect();
-    wait_until("the sentinels know each other and the replicas", || {
-        sentinels.iter().all(Sentinel::is_complete)
-    });
+    let started = Instant::now();
+    while !sentinels.iter().all(Sentinel::is_complete) {
+        if started.elapsed() > PATIENCE {
+            let states: Vec<String> = sentinels.iter().map(Sentinel::state).collect();
+            panic!(
+                "the sentinels do not know each other and the replicas:\n{}",
+                states.join("\n")
+            );
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
     let (ends, count) = (AtomicBool::new(false), AtomicU64::new(0));
     let programs = programs(&sentinels);
     let written: Vec<Vec<u64>> = thread::scope(|scope| {

@@ -23,7 +23,7 @@ use crate::scripts::Finder;
 use crate::scripts::{eval_commands, function_commands};
 use crate::session::{Context, Session};
 use crate::session::{connection_commands, transaction};
-use crate::users::{Channels, channels_of};
+use crate::users::{Channels, OnlyKey, channels_of, only_key_of};
 
 /// A command on the connection or the server. It takes the locks that it needs itself.
 pub type SessionFn = fn(&mut Context<'_>, Args<'_>, &mut Reply<'_>) -> Result;
@@ -157,6 +157,10 @@ pub struct Row {
     pub runs_script: bool,
     /// The index of the command of RESP that a user must be allowed to run: its own, but for commands of memcached.
     pub permission: usize,
+    /// Its key, if it always has exactly one at a fixed place.
+    pub only_key: Option<OnlyKey>,
+    /// Its options name keys by patterns: SORT and SORT_RO.
+    pub has_key_patterns: bool,
     /// The channels that it publishes or subscribes to.
     pub channels: Option<Channels>,
     /// Within a transaction it needs all locks, because it uses keys that its arguments do not name, or takes locks itself.
@@ -166,12 +170,13 @@ pub struct Row {
 impl Row {
     /// The row of a command with all that follows from it.
     pub fn new(command: Command<Handler>, name: String, index: usize, is_subcommand: bool) -> Self {
+        let locks = locks_of(&command);
         Self {
             called: name.clone(),
             name,
             index,
             subcommands: Vec::new(),
-            locks: locks_of(&command),
+            locks,
             refused_while: refused_while(&command),
             needs_memory: command.has(Trait::NeedsMemory),
             no_auth: command.has(Trait::NoAuth),
@@ -188,6 +193,8 @@ impl Row {
             within_multi: within_multi(&command, is_subcommand),
             runs_script: matches!(command.run, Run::Run(Handler::Script(_))),
             permission: index,
+            only_key: only_key_of(&command, locks),
+            has_key_patterns: matches!(command.name, "SORT" | "SORT_RO"),
             channels: channels_of(&command),
             needs_all_locks: needs_all_locks(&command),
             command,

@@ -323,7 +323,7 @@ fn monitor_shows_the_commands_of_others_without_passwords() {
     assert_eq!(monitor.run("MONITOR"), "OK");
     client.send_bytes(
         b"set key \"a\\x00\\\"\"\r\nnonsense\r\nget\r\nauth secret\r\nauth default secret\r\n\
-          hello 3 setname auth auth default secret\r\nclient list\r\nclient id\r\nget key\r\necho end\r\n",
+          hello 3 setname auth auth default secret\r\nhello 3 auth a secret setname n auth b secret\r\nclient list\r\nclient id\r\nget key\r\necho end\r\n",
     );
     let lines = shown(&mut monitor, "\"echo\" \"end\"");
     assert_eq!(
@@ -333,6 +333,7 @@ fn monitor_shows_the_commands_of_others_without_passwords() {
             r#""auth" "(redacted)""#,
             r#""auth" "(redacted)" "(redacted)""#,
             r#""hello" "3" "setname" "auth" "auth" "(redacted)" "(redacted)""#,
+            r#""hello" "3" "auth" "(redacted)" "(redacted)" "setname" "n" "auth" "(redacted)" "(redacted)""#,
             r#""client" "id""#,
             r#""get" "key""#,
         ]
@@ -424,8 +425,9 @@ fn the_slow_log_shows_no_passwords() {
         client.run("HELLO 2 AUTH default secret").lines().count(),
         14
     );
+    client.run("CONFIG SET masterauth secret masteruser secret");
     let shown = client.run("SLOWLOG GET");
-    assert_eq!(shown.matches("(redacted)").count(), 4);
+    assert_eq!(shown.matches("(redacted)").count(), 6);
     assert!(!shown.contains("secret"), "{shown}");
 }
 

@@ -402,7 +402,15 @@ fn without_memory_a_value_is_refused_and_not_kept() {
 
 #[test]
 fn a_password_is_asked_for_as_in_memcached() {
-    let cache = Cache::with(|config| config.requirepass = String::from("secret"));
+    let cache = Cache::with(|config| {
+        config.requirepass = String::from("secret");
+        config.slowlog_log_slower_than_us = 0;
+    });
+    let (mut admin, mut monitor) = (cache.redis(), cache.redis());
+    for client in [&mut admin, &mut monitor] {
+        assert_eq!(client.run("AUTH secret"), "OK");
+    }
+    assert_eq!(monitor.run("MONITOR"), "OK");
     let mut client = cache.memcached();
     for (request, reply) in [
         ("get a", "CLIENT_ERROR unauthenticated"),
@@ -421,6 +429,21 @@ fn a_password_is_asked_for_as_in_memcached() {
         let found = client.read_until(|reply| reply.ends_with(b"\r\n"));
         assert_eq!(found, format!("{reply}\r\n").as_bytes(), "{request}");
     }
+    // Bug: MONITOR and SLOWLOG showed the password. Cause: only the commands of RESP were known to contain one.
+    let log = admin.run("SLOWLOG GET 100");
+    assert!(
+        log.contains("(redacted)") && !log.contains("default secret"),
+        "{log}"
+    );
+    admin.run("ECHO end");
+    let mut shown = String::new();
+    while !shown.contains("\"end\"") {
+        shown += &monitor.receive();
+    }
+    assert!(
+        shown.contains("(redacted)") && !shown.contains("default secret"),
+        "{shown}"
+    );
 }
 
 #[test]

@@ -5,19 +5,25 @@
 //! Cause: flags that several places maintained by hand said whether the bytes behind a batch were parsed. They were not updated if
 //! the last request of a batch stalled, or if bytes arrived while the connection was stalled. Fix: one type holds the rest of the
 //! input, and one function decides what the connection does next (`input.rs`).
+//!
+//! All of this over a Unix socket and over TLS, where a read gives one record, and the end of the input is a message of its own.
 
 mod common;
+#[path = "common/encrypted.rs"]
+mod encrypted;
 
 use std::cell::{RefCell, RefMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, SystemTime};
 
-use common::{Client, TestServer, until};
-use damselfly_config::Allow;
+use common::{Socket, TestServer, until};
+use damselfly_config::{Allow, Config};
 use damselfly_engine::{Now, Tx};
 use damselfly_protocol::client::{Value, write_command};
 use damselfly_server::clients::Client as Seen;
+use damselfly_server::shared::Shared;
+use encrypted::Encrypted;
 
 /// Requests at which a connection stalls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,26 +163,71 @@ fn is_echo(value: &Value, number: usize) -> bool {
     matches!(value, Value::Bulk(bytes) if *bytes == number.to_string().as_bytes())
 }
 
+/// What carries the bytes of the clients that stall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Over {
+    Unix,
+    Tls,
+}
+
+type Client = common::Client<Box<dyn Socket>>;
+
+/// A server, and how its clients connect.
+enum Server {
+    Plain(TestServer),
+    Encrypted(Box<Encrypted>),
+}
+
+impl Server {
+    fn with(over: Over, change: impl FnOnce(&mut Config)) -> Self {
+        match over {
+            Over::Unix => Self::Plain(TestServer::with(change)),
+            Over::Tls => Self::Encrypted(Box::new(Encrypted::with(|config, _| {
+                config.threads = 4;
+                change(config);
+            }))),
+        }
+    }
+
+    fn plain(&self) -> &TestServer {
+        match self {
+            Self::Plain(server) => server,
+            Self::Encrypted(server) => &server.server,
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        self.plain().shared()
+    }
+
+    fn client(&self) -> Client {
+        match self {
+            Self::Plain(server) => server.client().boxed(),
+            Self::Encrypted(server) => server.client().boxed(),
+        }
+    }
+}
+
 /// A server prepared for all kinds, and a connection that ends stalls.
 struct Fixture {
-    server: TestServer,
-    control: RefCell<Client>,
+    server: Server,
+    control: RefCell<common::Client>,
 }
 
 impl Fixture {
-    fn new() -> Self {
-        let server = TestServer::with(|config| {
+    fn new(over: Over) -> Self {
+        let server = Server::with(over, |config| {
             config.enable_debug_command = Allow::Yes;
             config.busy_reply_threshold_ms = 1;
         });
-        let mut control = server.client();
+        let mut control = server.plain().client();
         let numbers: Vec<String> = (0..17_000).map(|n| n.to_string()).collect();
         control.run(&format!("SADD set {}", numbers.join(" ")));
         control.run(&format!("RPUSH list {}", numbers[..5000].join(" ")));
         control.run(&format!("SET text {}", "x".repeat(700 << 10)));
         // Subscribers on all threads, because a publisher never waits long for subscribers of its own thread.
         for _ in 0..4 {
-            let mut subscriber = server.client();
+            let mut subscriber = server.plain().client();
             subscriber.run("SUBSCRIBE news");
             std::thread::spawn(move || while subscriber.receive_value().is_some() {});
         }
@@ -184,7 +235,7 @@ impl Fixture {
         Self { server, control }
     }
 
-    fn control(&self) -> RefMut<'_, Client> {
+    fn control(&self) -> RefMut<'_, common::Client> {
         self.control.borrow_mut()
     }
 
@@ -214,7 +265,7 @@ impl Fixture {
 
     /// Locks the shard of [`BUSY`] until the section is dropped.
     fn lock(&self) -> Tx<'_> {
-        lock(&self.server)
+        lock(self.server.plain())
     }
 
     /// How many connections the server has.
@@ -358,8 +409,8 @@ fn places() -> impl Iterator<Item = usize> {
     (0..=2).chain(62..=66).chain(126..=130)
 }
 
-fn try_all(kind: Kind) {
-    let fixture = Fixture::new();
+fn try_all(kind: Kind, over: Over) {
+    let fixture = Fixture::new(over);
     for before in places() {
         for cut in CUTS {
             for ends in [false, true] {
@@ -382,8 +433,17 @@ macro_rules! all_requests_run {
     ($($name:ident: $kind:ident,)*) => {
         $(#[test]
         fn $name() {
-            try_all($kind);
+            try_all($kind, Over::Unix);
         })*
+
+        mod over_tls {
+            use super::*;
+
+            $(#[test]
+            fn $name() {
+                try_all($kind, Over::Tls);
+            })*
+        }
     };
 }
 
@@ -408,7 +468,7 @@ all_requests_run! {
 }
 
 /// Repeatedly ends every stall that does not end by itself.
-fn end_stalls(server: &TestServer, control: &mut Client, done: &AtomicBool) {
+fn end_stalls(server: &TestServer, control: &mut common::Client, done: &AtomicBool) {
     while !done.load(Relaxed) {
         let locked = lock(server);
         std::thread::sleep(Duration::from_micros(300));
@@ -442,7 +502,7 @@ impl Random {
 }
 
 /// A random pipeline in random pieces.
-fn try_random(server: &TestServer, random: &mut Random) {
+fn try_random(server: &Server, random: &mut Random) {
     const RUNS: [usize; 12] = [0, 0, 1, 2, 61, 62, 63, 64, 65, 66, 127, 128];
     let (mut bytes, mut cuts, mut own, mut drops) = (Vec::new(), vec![0], Vec::new(), Vec::new());
     for _ in 0..1 + random.below(4) {
@@ -504,8 +564,17 @@ fn try_random(server: &TestServer, random: &mut Random) {
 
 #[test]
 fn random_pipelines_in_random_pieces_are_answered_in_order() {
+    try_random_pipelines(Over::Unix);
+}
+
+#[test]
+fn random_encrypted_pipelines_in_random_pieces_are_answered_in_order() {
+    try_random_pipelines(Over::Tls);
+}
+
+fn try_random_pipelines(over: Over) {
     const ROUNDS: usize = 60;
-    let Fixture { server, control } = Fixture::new();
+    let Fixture { server, control } = Fixture::new(over);
     let mut control = control.into_inner();
     let seed = match std::env::var("DAMSELFLY_SEED") {
         Ok(seed) => seed.parse().unwrap(),
@@ -525,7 +594,7 @@ fn random_pipelines_in_random_pieces_are_answered_in_order() {
                 })
             })
             .collect();
-        scope.spawn(|| end_stalls(&server, &mut control, &done));
+        scope.spawn(|| end_stalls(server.plain(), &mut control, &done));
         let results: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
         done.store(true, Relaxed);
         assert!(results.iter().all(Result::is_ok), "seed {seed}");
@@ -586,7 +655,16 @@ fn a_wait_whose_client_has_stopped_sending_gets_no_reply() {
 /// runs; only what waits, for a key or for the end of a pause, ends with its client, and all behind it. Redis does the same.
 #[test]
 fn requests_that_were_read_run_although_the_client_is_gone() {
-    let fixture = Fixture::new();
+    try_clients_that_go(Over::Unix);
+}
+
+#[test]
+fn encrypted_requests_that_were_read_run_although_the_client_is_gone() {
+    try_clients_that_go(Over::Tls);
+}
+
+fn try_clients_that_go(over: Over) {
+    let fixture = Fixture::new(over);
     // The requests of a congested client are read in several turns, and the server may notice that it is gone before the last one.
     for kind in KINDS.into_iter().filter(|&kind| kind != Congested) {
         for before in places() {
@@ -625,13 +703,28 @@ fn requests_that_were_read_run_although_the_client_is_gone() {
 
 #[test]
 fn a_killed_client_is_closed_whatever_it_waits_for() {
+    try_killed_clients(Over::Unix);
+}
+
+#[test]
+fn a_killed_client_with_tls_is_closed_whatever_it_waits_for() {
+    try_killed_clients(Over::Tls);
+}
+
+fn try_killed_clients(over: Over) {
     const SLEEP: &[&str] = &["DEBUG", "SLEEP", "1000"];
-    let fixture = Fixture::new();
+    let fixture = Fixture::new(over);
     let locked = fixture.lock();
     let mut sleep = Vec::new();
     write_words(&mut sleep, SLEEP);
     let kinds = [Busy, BusyTimesOut, BusyExec, Served, Output, Paused];
-    let requests = kinds.map(|kind| kind.requests().0).into_iter();
+    // More replies than the operating system takes for a client that does not read them.
+    let requests = kinds.map(|kind| {
+        kind.requests()
+            .0
+            .repeat(if kind == Output { 12 } else { 1 })
+    });
+    let requests = requests.into_iter();
     for (number, mut bytes) in std::iter::once(sleep).chain(requests).enumerate() {
         if number == kinds.len() {
             fixture.control().run("CLIENT PAUSE 1000000 WRITE");

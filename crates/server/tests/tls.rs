@@ -1,172 +1,22 @@
 //! Clients that use TLS, as a whole server sees them.
 
-#[path = "../../tls/tests/common/mod.rs"]
-mod certificates;
 mod common;
+#[path = "common/encrypted.rs"]
+mod encrypted;
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
 
-use certificates::Files;
 use common::{TestServer, until};
-use damselfly_config::{Config, OutputLimit, TlsAuthClients};
-use damselfly_protocol::client::{DecodeLimits, Decoder, Value, write_command};
+use damselfly_config::{OutputLimit, TlsAuthClients};
+use damselfly_oracle::server::free_port;
+use damselfly_protocol::client::{Value, write_command};
+use encrypted::{Encrypted, PATIENCE, connect, field};
 use rcgen::CertificateParams;
-use rustls::client::Resumption;
-use rustls::{ClientConfig, ClientConnection, StreamOwned, version};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A server with a port for TLS, and its certificates.
-struct Encrypted {
-    server: TestServer,
-    port: u16,
-    files: Files,
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    listener.local_addr().unwrap().port()
-}
-
-impl Encrypted {
-    fn start() -> Self {
-        Self::with(|_, _| {})
-    }
-
-    fn with(change: impl FnOnce(&mut Config, &Files)) -> Self {
-        let files = Files::new();
-        let port = free_port();
-        let server = TestServer::with(|config| {
-            let tls = files.config();
-            config.tls_port = port;
-            config.tls_cert_file = tls.tls_cert_file;
-            config.tls_key_file = tls.tls_key_file;
-            config.tls_ca_cert_file = tls.tls_ca_cert_file;
-            config.tls_auth_clients = tls.tls_auth_clients;
-            config.bind = vec!["127.0.0.1".to_owned()];
-            config.threads = 2;
-            change(config, &files);
-        });
-        Self {
-            server,
-            port,
-            files,
-        }
-    }
-
-    fn client_config(&self) -> Arc<ClientConfig> {
-        let mut config = self.files.client_config(&[&version::TLS13]);
-        config.resumption = Resumption::disabled();
-        Arc::new(config)
-    }
-
-    fn client(&self) -> Client {
-        Client::connect(self.port, self.client_config()).unwrap()
-    }
-
-    fn socket(&self) -> TcpStream {
-        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-    }
-
-    /// A field of INFO, as a new plain client sees it.
-    fn info(&self, name: &str) -> String {
-        field(&mut self.server.client(), name)
-    }
-}
-
-/// A field of INFO.
-fn field(client: &mut common::Client, name: &str) -> String {
-    let info = client.text("INFO everything");
-    let prefix = format!("{name}:");
-    let line = info.lines().find_map(|line| line.strip_prefix(&prefix));
-    line.unwrap_or_else(|| panic!("no field {name}")).to_owned()
-}
-
-/// A blocking client with TLS.
-struct Client {
-    stream: StreamOwned<ClientConnection, TcpStream>,
-    input: Vec<u8>,
-    decoder: Decoder,
-}
-
-impl Client {
-    fn connect(port: u16, config: Arc<ClientConfig>) -> std::io::Result<Self> {
-        let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
-        socket.set_read_timeout(Some(PATIENCE))?;
-        socket.set_write_timeout(Some(PATIENCE))?;
-        let mut session = ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
-        while session.is_handshaking() || session.wants_write() {
-            session.complete_io(&mut socket)?;
-        }
-        Ok(Self {
-            stream: StreamOwned::new(session, socket),
-            input: Vec::new(),
-            decoder: Decoder::new(DecodeLimits::default()),
-        })
-    }
-
-    fn send_bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
-        self.stream.flush().unwrap();
-    }
-
-    fn send(&mut self, command: &str) {
-        let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
-        let mut request = Vec::new();
-        write_command(&mut request, &words);
-        self.send_bytes(&request);
-    }
-
-    /// The next reply; `None` if the server has closed the connection properly.
-    fn receive_value(&mut self) -> Option<Value> {
-        loop {
-            // Every try decodes the reply from its start, so do not try while it can't be complete.
-            if self.input.ends_with(b"\r\n")
-                && let Some((value, bytes)) = self.decoder.decode(&self.input).unwrap()
-            {
-                self.input.drain(..bytes);
-                return Some(value);
-            }
-            let mut buffer = [0; 64 << 10];
-            match self.stream.read(&mut buffer).unwrap() {
-                0 => return None,
-                bytes => self.input.extend_from_slice(&buffer[..bytes]),
-            }
-        }
-    }
-
-    fn receive(&mut self) -> String {
-        let value = self.receive_value();
-        value.map_or_else(|| "(closed)".to_owned(), |value| value.to_string())
-    }
-
-    fn run(&mut self, command: &str) -> String {
-        self.send(command);
-        self.receive()
-    }
-
-    /// The serial number of the server's certificate.
-    fn server_serial(&self) -> String {
-        let certificates = self.stream.conn.peer_certificates().unwrap();
-        damselfly_tls::CertificateFacts::of(&certificates[0])
-            .unwrap()
-            .serial
-    }
-
-    /// Says that nothing more will be sent. Replies can still be read.
-    fn end_sending(&mut self) {
-        self.stream.conn.send_close_notify();
-        self.stream.flush().unwrap();
-    }
-}
+use rustls::ClientConnection;
 
 /// The request that stores `value`.
 fn set_request(key: &str, value: &[u8]) -> Vec<u8> {
@@ -374,7 +224,7 @@ fn plain_bytes_on_the_port_for_tls_are_refused() {
 
 #[test]
 fn tls_on_a_plain_port_does_no_harm() {
-    let plain_port = free_port();
+    let plain_port = free_port().unwrap();
     let server = Encrypted::with(|config, _| config.port = plain_port);
     for _ in 0..20 {
         let mut socket = TcpStream::connect((Ipv4Addr::LOCALHOST, plain_port)).unwrap();
@@ -453,7 +303,7 @@ fn unfinished_handshakes_count_as_clients() {
     assert_eq!(field(&mut plain, "rejected_connections"), "1");
     drop(waiting);
     until("there is room", || {
-        Client::connect(server.port, server.client_config()).is_ok()
+        connect(server.port, server.client_config()).is_ok()
     });
 }
 
@@ -568,13 +418,13 @@ fn ports_are_changed_while_clients_stay() {
     let server = Encrypted::start();
     let mut client = server.client();
     let mut plain = server.server.client();
-    let other = free_port();
+    let other = free_port().unwrap();
     assert_eq!(plain.run(&format!("CONFIG SET tls-port {other}")), "OK");
     assert_eq!(client.run("PING"), "PONG");
-    let mut moved = Client::connect(other, server.client_config()).unwrap();
+    let mut moved = connect(other, server.client_config()).unwrap();
     assert_eq!(moved.run("PING"), "PONG");
     assert_eq!(plain.run("CONFIG SET tls-port 0"), "OK");
-    assert!(Client::connect(other, server.client_config()).is_err());
+    assert!(connect(other, server.client_config()).is_err());
     assert_eq!(moved.run("PING"), "PONG");
     // Without files, TLS can't be turned on.
     assert_eq!(plain.run("CONFIG SET tls-cert-file \"\""), "OK");
@@ -588,12 +438,12 @@ fn ports_are_changed_while_clients_stay() {
 
 #[test]
 fn memcached_clients_can_use_tls() {
-    let port = free_port();
+    let port = free_port().unwrap();
     let server = Encrypted::with(|config, _| {
         config.memcached_port = port;
         config.tls_memcached = true;
     });
-    let mut client = Client::connect(port, server.client_config()).unwrap();
+    let mut client = connect(port, server.client_config()).unwrap();
     client.send_bytes(b"set k 0 0 1\r\nv\r\nget k\r\n");
     let mut answer = vec![0; 29];
     client.stream.read_exact(&mut answer).unwrap();
@@ -614,7 +464,7 @@ fn memcached_clients_can_use_tls() {
 fn clients_without_a_certificate_are_refused_where_one_is_needed() {
     let server = Encrypted::with(|config, _| config.tls_auth_clients = TlsAuthClients::Yes);
     // In TLS 1.3, the client learns of it with its first read.
-    match Client::connect(server.port, server.client_config()) {
+    match connect(server.port, server.client_config()) {
         Ok(mut client) => {
             let error = client.stream.read(&mut [0; 16]).unwrap_err();
             assert!(error.to_string().contains("CertificateRequired"), "{error}");
@@ -627,13 +477,13 @@ fn clients_without_a_certificate_are_refused_where_one_is_needed() {
     let config = server
         .files
         .client_with(CertificateParams::new(Vec::new()).unwrap());
-    let mut client = Client::connect(server.port, Arc::new(config)).unwrap();
+    let mut client = connect(server.port, Arc::new(config)).unwrap();
     assert_eq!(client.run("PING"), "PONG");
 }
 
 #[test]
 fn a_server_without_usable_certificates_does_not_start() {
-    let refused = TestServer::try_with(|config| config.tls_port = free_port());
+    let refused = TestServer::try_with(|config| config.tls_port = free_port().unwrap());
     let why = refused.map(drop).unwrap_err();
     assert_eq!(why, "Failed to configure TLS: No tls-cert-file configured!");
 }

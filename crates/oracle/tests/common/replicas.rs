@@ -14,7 +14,7 @@ use damselfly_protocol::client::Value;
 /// How long a state may take to come about on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// A `redis-server` without delays.
 pub fn redis(arguments: &[&str]) -> Server {

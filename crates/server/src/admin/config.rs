@@ -17,7 +17,7 @@ use crate::replace_file::replace_file;
 use crate::session::Context;
 use crate::shared::Shared;
 use crate::tls;
-use damselfly_config::{Config, OPTIONS, Section};
+use damselfly_config::{Config, Section};
 
 pub(crate) static COMMANDS: &[Command<Handler>] = &[Command {
     name: "CONFIG",
@@ -164,9 +164,9 @@ fn set(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Resu
                 port_is_first: given("bind")
                     .is_none_or(|bind| given("port").is_some_and(|port| port < bind)),
                 addresses: &addresses,
-                tls_option: OPTIONS
+                tls_option: Section::Tls
+                    .options()
                     .iter()
-                    .filter(|option| option.section == Section::Tls)
                     .filter_map(|option| Some((given(option.name)?, option.name)))
                     .min()
                     .map(|(_, name)| name),

@@ -189,15 +189,18 @@ fn run_commands<A: ScriptRunner>(
     // The lines for the client itself, if it uses MONITOR. They are sent after the reply, because they would split it.
     let mut own_lines = Vec::new();
     for (row, args) in queue.commands() {
-        if row.runs_script && shared.monitors.load(Relaxed) > 0 {
+        let refused = queue_runner.refusal(session, row, args);
+        // As in Redis, a refused command is not shown.
+        let is_shown = refused.is_none() && shared.monitors.load(Relaxed) > 0;
+        if is_shown && row.runs_script {
             // A slow script sends the lines that exist so far.
             let shown = &mut queue_runner.runner.dispatcher().monitored;
             shown.append(monitored);
             monitor::show_script(shown, session, row, args);
         }
-        queue_runner.run(tx, session, row, args, reply);
+        queue_runner.run(tx, session, (row, args), refused, reply);
         monitored.append(&mut queue_runner.runner.dispatcher().monitored);
-        if shared.monitors.load(Relaxed) > 0 {
+        if is_shown {
             let mut own = Reply::new(&mut own_lines, session.protocol);
             monitor::show(monitored, session, row, args, &mut own);
         }
@@ -231,19 +234,18 @@ struct QueueRunner<'a, A> {
 }
 
 impl<A: ScriptRunner> QueueRunner<'_, A> {
-    /// Runs one command and writes its reply or error, unless the client has turned replies off.
+    /// Runs one command, unless it is refused, and writes its reply or error, unless the client has turned replies off.
     fn run(
         &mut self,
         tx: &mut Tx<'_>,
         session: &mut Session,
-        row: &'static Row,
-        args: Args<'_>,
+        (row, args): (&'static Row, Args<'_>),
+        refused: Option<CommandError>,
         reply: &mut Reply<'_>,
     ) {
         let (mark, mut failed) = (reply.position(), None);
         // A client that has killed itself gets the reply to CLIENT KILL and no further one.
         let is_killed = session.closing;
-        let refused = self.refusal(session, row, args);
         let result = match &refused {
             Some(error) => Err(error.clone().into()),
             None => self.call(tx, session, row, args, reply),
@@ -296,10 +298,8 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
         if login.has_all_rights(&shared.users) {
             return None;
         }
-        match login.check(shared, client, (row, args), users::Context::Multi) {
-            Err(denied) => Some(users::refusal_in_exec(denied)),
-            Ok(()) => login.refused_patterns(row, args),
-        }
+        let checked = login.check(shared, client, (row, args), users::Context::Multi);
+        checked.err().map(users::refusal_in_exec)
     }
 
     #[inline]
@@ -317,6 +317,10 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
         };
         match handler {
             Handler::Keyspace(run) => {
+                let users = &self.runner.dispatcher().shared.users;
+                if let Some(error) = session.login.refused_patterns(users, row, args) {
+                    return Err(error.into());
+                }
                 tx.set_db(session.db);
                 tx.set_touches(touches_keys(session, row));
                 let result = damselfly_commands::run(run, tx, args, reply);

@@ -458,6 +458,10 @@ impl Dispatcher {
                 Ok(())
             }
             Handler::Keyspace(run) => {
+                let users = &self.shared.users;
+                if let Some(error) = session.login.refused_patterns(users, row, args) {
+                    return Err(error.into());
+                }
                 if args.len() > ARGS_MAX && !row.command.has(Trait::Blocking) {
                     return self.run_as_long(session, row, LongRun::Keyspace(run), None, args);
                 }

@@ -173,14 +173,8 @@ impl Dispatcher {
             false => users::Context::TopLevel,
         };
         let Session { login, client, .. } = session;
-        if let Err(denied) = login.check(&self.shared, client, (row, args), context) {
-            return Some(users::refusal(denied, row));
-        }
-        // What is queued is asked again by EXEC.
-        let runs_now = !is_open || row.within_multi != WithinMulti::Queued;
-        runs_now
-            .then(|| login.refused_patterns(row, args))
-            .flatten()
+        let checked = login.check_refreshed(&self.shared, client, (row, args), context);
+        checked.err().map(|denied| users::refusal(denied, row))
     }
 
     /// The error for a command that the gate refuses; `None` for a script or an EXEC that may run.

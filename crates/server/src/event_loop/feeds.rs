@@ -66,6 +66,11 @@ impl Worker {
         let Some(feed) = connection.session.feed.clone() else {
             return;
         };
+        if connection.session.closing || connection.session.client.killed.load(Relaxed) {
+            // Perhaps because its user has lost the right to what comes next.
+            self.close(key);
+            return;
+        }
         if connection.unsent() > connection.stream.unsent() {
             log::warn!(
                 "Replica {} sent a command that has a reply, disconnecting it",

@@ -157,11 +157,10 @@ impl Worker {
             self.turn_guarded(&events);
             self.count_turn(turn_began);
             if self.shared.persistence.is_saving() {
-                let had_events = !events.is_empty();
+                let served = self.shared.threads[self.index].counters.turn_ns.read();
+                let served = Duration::from_nanos(served);
                 // A panic makes the save fail, which the log reports.
-                let _ = catch_unwind(AssertUnwindSafe(|| {
-                    self.saver.copy(&self.shared, had_events)
-                }));
+                let _ = catch_unwind(AssertUnwindSafe(|| self.saver.copy(&self.shared, served)));
             }
             if let Some(contention) = &mut contention
                 && self.connections.len() > 1

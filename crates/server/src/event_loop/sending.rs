@@ -64,6 +64,18 @@ impl Worker {
         self.unflushed = keys;
     }
 
+    /// Holds the replies of a connection back whose changes are not where they have to be. Returns up to where its output may be sent.
+    #[cold]
+    fn hold(&mut self, key: usize) -> usize {
+        let safe = self.safe_record(&self.connections[key].session);
+        let connection = &mut self.connections[key];
+        let sent_max = connection.hold(self.shared.engine.log.appended(), safe);
+        if connection.is_held() {
+            self.note_held(key);
+        }
+        sent_max
+    }
+
     /// Sends replies, and closes the connection if nothing is left to do for it.
     pub(super) fn flush(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
@@ -79,23 +91,14 @@ impl Worker {
             return;
         }
         let before = connection.unsent();
-        let sent_max = match self.shared.aof.holds_replies()
+        let may_be_held = self.shared.aof.holds_replies()
             || connection.session.is_durable && self.shared.aof.mode() == aof::Mode::On
             || connection.session.durable_replicas > 0
-            || connection.is_held()
-        {
+            || connection.is_held();
+        let sent_max = match may_be_held {
             false => usize::MAX,
-            true => {
-                let safe = self.safe_record(&self.connections[key].session);
-                self.connections[key].hold(self.shared.engine.log.appended(), safe)
-            }
+            true => self.hold(key),
         };
-        let Some(connection) = self.connections.get_mut(key) else {
-            return;
-        };
-        if connection.is_held() {
-            self.note_held(key);
-        }
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };

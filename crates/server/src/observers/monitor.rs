@@ -143,9 +143,11 @@ fn line_of(db: usize, from: &str, row: &Row, args: Args<'_>) -> String {
     line
 }
 
-/// Options whose values are passwords.
+/// Options whose values are passwords, or the name of a user as whom this server logs in elsewhere: those that Redis calls sensitive.
 const SECRET_OPTIONS: &[&str] = &[
     "requirepass",
+    "masteruser",
+    "masterauth",
     "tls-key-file-pass",
     "tls-client-key-file-pass",
 ];
@@ -160,15 +162,17 @@ pub fn without_secrets<'a>(row: &Row, args: Args<'a>) -> Vec<&'a [u8]> {
         }
     };
     match row.name.as_str() {
-        "auth" => hide(1..args.len()),
+        "auth" | "memcached|authenticate" => hide(1..args.len()),
         "acl|setuser" | "acl|deluser" | "acl|getuser" => hide(2..args.len()),
         "hello" => {
             let mut place = 2;
-            while args.is(place, "SETNAME") {
-                place += 2;
-            }
-            if args.is(place, "AUTH") {
-                hide(place + 1..place + 3);
+            while place < args.len() {
+                if args.is(place, "AUTH") {
+                    hide(place + 1..place + 3);
+                    place += 3;
+                } else {
+                    place += 1 + usize::from(args.is(place, "SETNAME"));
+                }
             }
         }
         "migrate" => {

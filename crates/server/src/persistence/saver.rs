@@ -18,14 +18,17 @@ const SLICE: Duration = Duration::from_micros(100);
 /// six times as much time, which clients lose where cores are short.
 const SHARE: u32 = 64;
 
-/// The same of a thread that has nothing else to do, or while much is kept of changed entries.
+/// The same of a thread that has little else to do, or while much is kept of changed entries.
 const LARGE_SHARE: u32 = 2;
 
 /// The most that counts of one slice: if it took longer, the thread was interrupted, and other threads used the processor.
 const SLICE_COUNTED_MAX: Duration = Duration::from_millis(1);
 
-/// A thread that has had no event for this long has nothing else to do.
-const IDLE_AFTER: Duration = Duration::from_millis(10);
+/// How often a thread looks how busy it was.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A thread has little else to do if clients took less than one part in this many of its time: some thousand requests per second.
+const BUSY_SHARE: u32 = 16;
 
 /// When there is nothing to copy, a thread looks again after this time.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(1);
@@ -37,8 +40,11 @@ const HOLD_MS: i64 = 2;
 pub struct Saver {
     /// The thread may copy from then on.
     next: Instant,
-    /// When the thread last had an event.
-    last_event: Instant,
+    /// When the thread last looked how busy it is, and its time for clients until then.
+    looked: Instant,
+    served: Duration,
+    /// It had little else to do then.
+    is_idle: bool,
 }
 
 impl Saver {
@@ -46,7 +52,9 @@ impl Saver {
     pub fn new() -> Self {
         Self {
             next: Instant::now(),
-            last_event: Instant::now(),
+            looked: Instant::now(),
+            served: Duration::ZERO,
+            is_idle: false,
         }
     }
 
@@ -55,17 +63,18 @@ impl Saver {
         self.next
     }
 
-    /// Copies for a moment, unless the thread has done enough for now. `had_events`: in the turn that has just ended.
+    /// Copies for a moment, unless the thread has done enough for now. `served`: its time for clients so far.
     #[cold]
-    pub fn copy(&mut self, shared: &Shared, had_events: bool) {
+    pub fn copy(&mut self, shared: &Shared, served: Duration) {
         let Some(job) = shared.persistence.job() else {
             return;
         };
         let started = Instant::now();
-        if had_events {
-            self.last_event = started;
+        let since = started - self.looked;
+        if since > LOOK_INTERVAL {
+            self.is_idle = is_idle(served.saturating_sub(self.served), since);
+            (self.looked, self.served) = (started, served);
         }
-        let is_idle = started - self.last_event > IDLE_AFTER;
         let backlog = job.backlog();
         if backlog == Backlog::TooMuch && !job.close_slowest_replicas() {
             let now_ms = clock::now_ms();
@@ -82,12 +91,17 @@ impl Saver {
             }
         }
         let share = match backlog {
-            Backlog::Small if !is_idle => SHARE,
+            Backlog::Small if !self.is_idle => SHARE,
             Backlog::Small | Backlog::Much | Backlog::TooMuch => LARGE_SHARE,
         };
         let ended = Instant::now();
         self.next = ended + pause(ended - started, share);
     }
+}
+
+/// Whether a thread has little else to do that served clients for `served` of the last `since`.
+fn is_idle(served: Duration, since: Duration) -> bool {
+    served * BUSY_SHARE < since
 }
 
 /// How long a thread does not copy after a slice that took so long, if it may spend one part in `share` of its time on copying.
@@ -103,6 +117,14 @@ mod tests {
     fn a_thread_copies_its_share_of_the_time() {
         let share = SLICE.as_secs_f64() / (SLICE + pause(SLICE, SHARE)).as_secs_f64();
         assert!((share - 1.0 / f64::from(SHARE)).abs() < 1e-9);
+    }
+
+    /// A bug: a client that asked every 5 ms how far the save was made it take ten times as long.
+    #[test]
+    fn a_few_requests_do_not_make_a_thread_busy() {
+        let (turn, second) = (Duration::from_micros(30), Duration::from_secs(1));
+        assert!(is_idle(200 * turn, second));
+        assert!(!is_idle(10_000 * turn, second));
     }
 
     #[test]

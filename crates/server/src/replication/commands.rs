@@ -13,6 +13,7 @@ use super::feed::{Abilities, Feed};
 use super::link;
 use crate::registry::Handler;
 use crate::session::{Awaited, Context, DiskWait};
+use crate::users;
 
 /// The longest address that a replica may report.
 const ADDRESS_BYTES_MAX: usize = 1024;
@@ -226,6 +227,7 @@ fn follow(context: &mut Context<'_>, feed: Arc<Feed>) {
     feed.wake();
     context.session.feed = Some(feed);
     let shared = context.shared;
+    users::recheck(shared, context.session);
     shared
         .replication
         .check_good_replicas(shared, context.config);

@@ -84,6 +84,26 @@ impl Failover {
         passed.is_ok()
     }
 
+    /// Begins; false if another one is in progress.
+    fn begin(&self, wish: Wish) -> bool {
+        let mut current = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
+        let begins = self.pass(Phase::None, Phase::WaitingForSync);
+        if begins {
+            *current = wish;
+        }
+        begins
+    }
+
+    /// Ends, and returns how far it was.
+    fn end(&self) -> Phase {
+        loop {
+            let phase = self.phase();
+            if phase == Phase::None || self.pass(phase, Phase::None) {
+                return phase;
+            }
+        }
+    }
+
     fn wish(&self) -> Wish {
         let wish = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
         wish.clone()
@@ -155,15 +175,7 @@ fn failover(
             .map(|timeout_ms| Instant::now() + Duration::from_millis(timeout_ms)),
         is_forced: options.is_forced,
     };
-    *replication
-        .failover
-        .wish
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner) = wish;
-    if !replication
-        .failover
-        .pass(Phase::None, Phase::WaitingForSync)
-    {
+    if !replication.failover.begin(wish) {
         return Err(CommandError::err("FAILOVER already in progress.").into());
     }
     log::info!("FAILOVER requested.");
@@ -289,8 +301,8 @@ impl Replication {
 
     /// Gives the handing over up: this server is, or becomes again, the primary.
     fn abort_failover(&self, shared: &Shared, why: &str) {
-        let phase = self.failover.phase();
-        if phase == Phase::None || !self.failover.pass(phase, Phase::None) {
+        let phase = self.failover.end();
+        if phase == Phase::None {
             return;
         }
         log::warn!("Aborting failover: {why}");

@@ -473,7 +473,7 @@ impl ScriptHost<'_, '_> {
         let Session { login, client, .. } = &mut *self.session;
         match login.check(self.shared, client, (row, args), users::Context::Lua) {
             Err(denied) => Some(users::refusal_in_script(denied)),
-            Ok(()) => login.refused_patterns(row, args),
+            Ok(()) => login.refused_patterns(&self.shared.users, row, args),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What happens to connections when their user loses rights: those that receive what the user may no longer see are closed at once.
+//! What happens to connections when their user loses rights: those that receive what the user may no longer see are closed at once, replicas included.
 //! For everything else, the check of the next command is enough.
 
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use damselfly_pubsub::Topic;
 
 use super::{Account, Asked};
 use crate::clients::Client;
-use crate::registry::{REGISTRY, Row};
+use crate::registry::REGISTRY;
 use crate::session::Session;
 use crate::shared::Shared;
 
-/// Closes the connections of an account that subscribe to, monitor or track what the user may no longer see. `before` is the user before the
+/// Closes the connections of an account that subscribe to, monitor, track or replicate what the user may no longer see. `before` is the user before the
 /// change. Returns true if that of the client `own_id` must be closed.
 pub(super) fn enforce(shared: &Shared, account: &Arc<Account>, before: &User, own_id: u64) -> bool {
     let user = account.user();
@@ -42,20 +42,16 @@ pub(super) fn disconnect(shared: &Shared, own_id: u64, is_wrong: impl Fn(&Client
 
 /// True if a client receives messages that the user may not see.
 fn sees_too_much(shared: &Shared, client: &Client, user: &User, checks_channels: bool) -> bool {
-    let may_run = |row: &'static Row| {
+    // By the names that rules use: `rename-command` may have given them to other commands.
+    let may_run = |name: &str| {
+        let row = REGISTRY.rows().iter().find(|row| row.name == name);
         let args = Args::new(&[], &[], None);
-        user.check(&Asked { row, args }).is_ok()
+        row.is_some_and(|row| user.check(&Asked { row, args }).is_ok())
     };
-    client.monitor.load(Relaxed) && !REGISTRY.find(b"monitor").is_some_and(may_run)
-        || client.tracks.load(Relaxed) && !tracking_row().is_some_and(may_run)
+    client.monitor.load(Relaxed) && !may_run("monitor")
+        || client.tracks.load(Relaxed) && !may_run("client|tracking")
+        || client.is_replica.load(Relaxed) && !may_run("psync") && !may_run("sync")
         || checks_channels && client.is_subscriber() && !allows_all(shared, client, user)
-}
-
-fn tracking_row() -> Option<&'static Row> {
-    REGISTRY
-        .rows()
-        .iter()
-        .find(|row| row.name == "client|tracking")
 }
 
 /// True if the user may have all subscriptions of a client.
@@ -66,7 +62,7 @@ fn allows_all(shared: &Shared, client: &Client, user: &User) -> bool {
         .all(|(topic, name)| user.allows_subscription(name, *topic == Topic::Pattern))
 }
 
-/// To be called once a client has begun to subscribe, to monitor or to track. If its user was changed since the command was checked, the
+/// To be called once a client has begun to subscribe, to monitor, to track or to replicate. If its user was changed since the command was checked, the
 /// change may have been enforced before this client was known to receive messages.
 #[cold]
 fn recheck_changed(shared: &Shared, session: &mut Session) {

@@ -137,21 +137,34 @@ impl Login {
     ///
     /// # Errors
     /// It may not run.
-    #[inline]
     pub fn check(
         &mut self,
+        shared: &Shared,
+        client: &Client,
+        request: (&'static Row, Args<'_>),
+        context: Within,
+    ) -> Result<(), Denied> {
+        self.refresh(&shared.users);
+        self.check_refreshed(shared, client, request, context)
+    }
+
+    /// As [`Self::check`], with the rights as of the last refresh.
+    ///
+    /// # Errors
+    /// It may not run.
+    #[inline]
+    pub fn check_refreshed(
+        &self,
         shared: &Shared,
         client: &Client,
         (row, args): (&'static Row, Args<'_>),
         context: Within,
     ) -> Result<(), Denied> {
-        self.refresh(&shared.users);
-        let denied = match self.user.check(&Asked { row, args }) {
-            Ok(()) => return Ok(()),
-            Err(denied) => denied,
-        };
-        note_denied(shared, client, &self.account, (row, args), denied, context);
-        Err(denied)
+        let checked = self.user.check(&Asked { row, args });
+        if let Err(denied) = checked {
+            note_denied(shared, client, &self.account, (row, args), denied, context);
+        }
+        checked
     }
 
     /// True if the user may run a request. Nothing is logged.
@@ -160,14 +173,19 @@ impl Login {
         self.user.check(&Asked { row, args }).is_ok()
     }
 
-    /// The error if a request uses keys that only its patterns name, which the user may not read: SORT with BY or GET.
-    #[cold]
-    pub fn refused_patterns(&self, row: &'static Row, args: Args<'_>) -> Option<CommandError> {
-        let error = match row.name.as_str() {
-            "sort" => sort::refused_pattern(args, true)?,
-            "sort_ro" => sort::refused_pattern(args, false)?,
-            _ => return None,
-        };
+    /// The error if a request uses keys that only its patterns name, which the user may not read: SORT with BY or GET. As in Redis, this is
+    /// an error of the command, not a refusal.
+    #[inline]
+    pub fn refused_patterns(
+        &self,
+        users: &Users,
+        row: &'static Row,
+        args: Args<'_>,
+    ) -> Option<CommandError> {
+        if !row.has_key_patterns || self.has_all_rights(users) {
+            return None;
+        }
+        let error = sort::refused_pattern(args, row.name == "sort")?;
         (!self.user.may_read_all_keys(&Asked { row, args })).then_some(error)
     }
 }

@@ -28,7 +28,7 @@ pub use damselfly_acl::Context;
 pub use enforce::recheck;
 pub use file::line;
 pub use login::{Login, refusal, refusal_in_exec, refusal_in_script, require};
-pub use request::{Asked, Channels, channels_of};
+pub use request::{Asked, Channels, OnlyKey, channels_of, only_key_of};
 
 use crate::admin::client;
 use crate::admin::command::facts;

@@ -36,9 +36,38 @@ pub fn channels_of(command: &Command<Handler>) -> Option<Channels> {
     Some(Channels { at, are_patterns })
 }
 
+/// The only key of a command.
+#[derive(Clone, Copy, Debug)]
+pub struct OnlyKey {
+    /// The argument that it is.
+    place: usize,
+    /// What the row says about its use.
+    access: Access,
+    /// How the command uses it; `None` if that depends on its options.
+    used: Option<KeyUse>,
+}
+
+/// The key of a command that always has exactly one, at a fixed place.
+pub fn only_key_of(command: &Command<Handler>, locks: Locks) -> Option<OnlyKey> {
+    let (Locks::One(place), Keys::Args([spec])) = (locks, command.keys) else {
+        return None;
+    };
+    let used = match spec.access {
+        Access::NotKey => return None,
+        Access::Variable => None,
+        _ if may_compare(command) => None,
+        access => Some(used(command, access, Args::new(&[], &[], None))),
+    };
+    Some(OnlyKey {
+        place,
+        access: spec.access,
+        used,
+    })
+}
+
 /// What a command does to the value of a key. Its keys are also protected if it only looks at metadata.
-fn used(access: Access, args: Args<'_>) -> KeyUse {
-    match facts::exactly(access, args) {
+fn used(command: &Command<Handler>, access: Access, args: Args<'_>) -> KeyUse {
+    let used = match facts::exactly(command, access, args) {
         Access::Read | Access::ReadNoting | Access::ReadCaching | Access::ReadConverting => {
             KeyUse::READ
         }
@@ -55,10 +84,36 @@ fn used(access: Access, args: Args<'_>) -> KeyUse {
         | Access::TakeSome
         | Access::Variable => KeyUse::BOTH,
         Access::NotKey => KeyUse::NONE,
+    };
+    match may_compare(command) && compares(command, args) {
+        true => used.or(KeyUse::READ),
+        false => used,
+    }
+}
+
+/// True for commands that can write depending on the value.
+fn may_compare(command: &Command<Handler>) -> bool {
+    matches!(command.name, "SET" | "DELEX" | "DELIFEQ")
+}
+
+/// True if such a command compares the value with an argument. Its client can guess the value, so it must have the right to read it.
+fn compares(command: &Command<Handler>, args: Args<'_>) -> bool {
+    const OPTIONS: [&str; 4] = ["IFEQ", "IFNE", "IFDEQ", "IFDNE"];
+    let is_option = |at| OPTIONS.iter().any(|option| args.is(at, option));
+    match command.name {
+        "DELIFEQ" => true,
+        // Its third argument is the value.
+        "SET" => (3..args.len()).any(is_option),
+        _ => (2..args.len()).any(is_option),
     }
 }
 
 impl Asked<'_> {
+    /// How the command uses a key.
+    fn used(&self, access: Access) -> KeyUse {
+        used(&self.row.command, access, self.args)
+    }
+
     fn specs(&self) -> &'static [KeySpec] {
         match self.row.command.keys {
             Keys::Args([spec]) if spec.access == Access::NotKey => &[],
@@ -104,19 +159,16 @@ impl Request for Asked<'_> {
 
     #[inline]
     fn only_key(&self) -> Option<Key<'_>> {
-        let (Locks::One(place), Keys::Args([spec])) = (self.row.locks, self.row.command.keys)
-        else {
-            return None;
-        };
+        let OnlyKey {
+            place,
+            access,
+            used,
+        } = self.row.only_key?;
         let name = self.args.get(place)?;
-        let used = match spec.access {
-            Access::NotKey => return None,
-            access => used(access, self.args),
-        };
+        let used = used.unwrap_or_else(|| self.used(access));
         Some(Key { place, name, used })
     }
 
-    #[inline]
     fn keys(&self) -> impl Iterator<Item = Key<'_>> {
         let args = self.args;
         let specs = match self.is_malformed() {
@@ -127,7 +179,7 @@ impl Request for Asked<'_> {
             .iter()
             .filter(|spec| spec.access != Access::NotKey)
             .flat_map(move |spec| {
-                let used = used(spec.access, args);
+                let used = self.used(spec.access);
                 spec.at.places(args).map(move |place| (place, used))
             })
             .map(move |(place, used)| Key {
@@ -138,6 +190,10 @@ impl Request for Asked<'_> {
     }
 
     #[inline]
+    fn has_channels(&self) -> bool {
+        self.row.channels.is_some()
+    }
+
     fn channels(&self) -> impl Iterator<Item = Channel<'_>> {
         let args = self.args;
         self.row.channels.into_iter().flat_map(move |channels| {
@@ -178,6 +234,33 @@ mod tests {
         }
     }
 
+    /// Bug: with `rename-command BITFIELD bf`, `bf key GET u8 0` needed the right to write the key, not to read it. Cause: the command
+    /// was recognised by the name that the client had used. Fix: its row says what it is. Bug: SET, DELEX and DELIFEQ compared values with
+    /// guesses of users who may only write. Fix: what compares, reads.
+    #[test]
+    fn options_count_whatever_a_command_is_called() {
+        for (name, words, expected) in [
+            ("bitfield", "bf key GET u8 0", KeyUse::READ),
+            ("bitfield", "bf key SET u8 0 1", KeyUse::BOTH),
+            ("set", "bitfield key value", KeyUse::WRITE),
+            ("set", "s key value GET", KeyUse::BOTH),
+            ("set", "set key value IFEQ guess", KeyUse::BOTH),
+            ("set", "set key IFEQ KEEPTTL", KeyUse::WRITE),
+            ("delex", "delex key", KeyUse::WRITE),
+            ("delex", "delex key IFDEQ 0123456789abcdef", KeyUse::BOTH),
+            ("delifeq", "delifeq key guess", KeyUse::BOTH),
+            ("del", "del key", KeyUse::WRITE),
+        ] {
+            let row = REGISTRY.find(name.as_bytes()).unwrap();
+            let args = OwnedArgs::copy(words.split(' ').map(str::as_bytes));
+            let args = args.borrow();
+            let asked = Asked { row, args };
+            let key = asked.only_key().or_else(|| asked.keys().next());
+            let key = key.unwrap_or_else(|| panic!("{words}: no key"));
+            assert_eq!(key.used, expected, "{words}");
+        }
+    }
+
     #[test]
     fn uses_of_keys_agree_with_the_flags_of_key_specifications() {
         for access in [
@@ -209,11 +292,9 @@ mod tests {
                 (false, true) => KeyUse::WRITE,
                 (true, true) => KeyUse::BOTH,
             };
-            assert_eq!(
-                used(access, Args::new(&[], &[], None)),
-                expected,
-                "{access:?}"
-            );
+            let command = &REGISTRY.rows()[0].command;
+            let used = used(command, access, Args::new(&[], &[], None));
+            assert_eq!(used, expected, "{access:?}");
         }
     }
 }

@@ -113,9 +113,28 @@ impl Drop for TestServer {
     }
 }
 
+/// What carries the bytes of a [`Client`].
+pub trait Socket: Read + Write + Send {
+    /// Says that nothing more will be sent. Replies can still be read.
+    fn end_sending(&mut self);
+}
+
+impl Socket for UnixStream {
+    fn end_sending(&mut self) {
+        self.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+}
+
+impl Socket for Box<dyn Socket> {
+    fn end_sending(&mut self) {
+        (**self).end_sending();
+    }
+}
+
 /// A connection whose reads block.
-pub struct Client {
-    stream: UnixStream,
+pub struct Client<S = UnixStream> {
+    /// Its socket.
+    pub stream: S,
     input: Vec<u8>,
     decoder: Decoder,
 }
@@ -126,6 +145,33 @@ impl Client {
         let stream = UnixStream::connect(path).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Self::over(stream)
+    }
+
+    /// The same client, of a type that does not say what its socket is.
+    pub fn boxed(self) -> Client<Box<dyn Socket>> {
+        Client::over(Box::new(self.stream))
+    }
+
+    /// True if no bytes have arrived since the last reply.
+    pub fn has_nothing(&mut self) -> bool {
+        self.stream.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 1024];
+        let read = self.stream.read(&mut buffer);
+        self.stream.set_nonblocking(false).unwrap();
+        match read {
+            Ok(bytes) => {
+                self.input.extend_from_slice(&buffer[..bytes]);
+                false
+            }
+            Err(error) => error.kind() == ErrorKind::WouldBlock && self.input.is_empty(),
+        }
+    }
+}
+
+impl<S: Socket> Client<S> {
+    /// A client that uses a connected socket.
+    pub fn over(stream: S) -> Self {
         Self {
             stream,
             input: Vec::new(),
@@ -136,6 +182,7 @@ impl Client {
     /// Sends bytes as they are.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
+        self.stream.flush().unwrap();
     }
 
     /// Sends a command whose words are separated by spaces.
@@ -162,7 +209,7 @@ impl Client {
 
     /// Closes the sending side. Replies can still be read.
     pub fn end_sending(&mut self) {
-        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+        self.stream.end_sending();
     }
 
     /// The next reply; `None` if the server has closed the connection.
@@ -239,20 +286,5 @@ impl Client {
     /// The bytes of an incomplete reply.
     pub fn rest(&self) -> &[u8] {
         &self.input
-    }
-
-    /// True if no bytes have arrived since the last reply.
-    pub fn has_nothing(&mut self) -> bool {
-        self.stream.set_nonblocking(true).unwrap();
-        let mut buffer = [0; 1024];
-        let read = self.stream.read(&mut buffer);
-        self.stream.set_nonblocking(false).unwrap();
-        match read {
-            Ok(bytes) => {
-                self.input.extend_from_slice(&buffer[..bytes]);
-                false
-            }
-            Err(error) => error.kind() == ErrorKind::WouldBlock && self.input.is_empty(),
-        }
     }
 }

@@ -218,7 +218,11 @@ pub fn key_specs(command: &Command<Handler>) -> Vec<Spec> {
                 specs.push(Spec { access, place });
                 continue;
             }
-            At::HalfBehind { word, from, .. } => {
+            At::HalfBehind {
+                word,
+                usually_from: from,
+                ..
+            } => {
                 let place = Place::HalfBehind { word, from };
                 specs.push(Spec { access, place });
                 continue;
@@ -304,10 +308,10 @@ pub fn range(command: &Command<Handler>) -> (i64, i64, i64) {
     (first as i64, end, step as i64)
 }
 
-/// Resolves an access that depends on the options of a request: SET with GET also returns the old value.
-pub fn exactly(access: Access, args: Args<'_>) -> Access {
+/// Resolves an access of a command that depends on the options of a request: SET with GET also returns the old value.
+pub fn exactly(command: &Command<Handler>, access: Access, args: Args<'_>) -> Access {
     match access {
-        Access::Variable if args.is(0, "BITFIELD") => exact_bitfield_access(args),
+        Access::Variable if command.name == "BITFIELD" => exact_bitfield_access(args),
         Access::Variable if (3..args.len()).any(|at| args.is(at, "GET")) => Access::ReadUpdate,
         Access::Variable => Access::Overwrite,
         Access::Take | Access::TakeSome => Access::Take,

@@ -338,7 +338,10 @@ fn keys_of<'a>(args: Args<'a>) -> Result<Vec<(&'a [u8], Access)>> {
     let keys: Vec<_> = specs
         .iter()
         .flat_map(|spec| spec.at.places(request).map(|place| (place, spec.access)))
-        .map(|(place, access)| (args.at(place + 2), facts::exactly(access, request)))
+        .map(|(place, access)| {
+            let access = facts::exactly(&row.command, access, request);
+            (args.at(place + 2), access)
+        })
         .collect();
     if needs_keys && (keys.is_empty() || specs.iter().any(is_wrong_count)) {
         return refused("Invalid arguments specified for command");
