@@ -50,14 +50,14 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[Command {
             "FREQ",
             freq,
             "OBJECT FREQ key",
-            "Returns the logarithmic access frequency of a key, if maxmemory-policy is an LFU policy.",
+            "Returns the logarithmic access frequency of a key, if maxmemory-policy is an LFU policy; in cache mode, about how often it was used, at most 64.",
             "4.0.0",
         ),
         about_key(
             "IDLETIME",
             idletime,
             "OBJECT IDLETIME key",
-            "Returns the seconds since the last access of a key, unless maxmemory-policy is an LFU policy.",
+            "Returns the seconds since the last access of a key, unless maxmemory-policy is an LFU policy or cache mode is on.",
             "2.2.3",
         ),
         about_key(
@@ -142,7 +142,12 @@ fn freq(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 fn idletime(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let (policy, now) = (tx.engine().settings.access_policy(), tx.now());
     if policy != AccessPolicy::Recency && tx.peek(args.key(2)).is_some() {
-        let reason = "An LFU maxmemory policy is selected, idle time not tracked.";
+        let reason = match policy {
+            AccessPolicy::Learned => "Cache mode is on, idle time not tracked.",
+            AccessPolicy::Recency | AccessPolicy::Frequency { .. } => {
+                "An LFU maxmemory policy is selected, idle time not tracked."
+            }
+        };
         return Err(CommandError::err(format!("{reason} {SWITCHING}")).into());
     }
     with_entry(tx, args, reply, |entry, reply| {

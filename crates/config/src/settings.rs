@@ -132,6 +132,8 @@ pub struct Config {
     pub enable_module_command: Allow,
     /// `maxmemory`
     pub maxmemory_bytes: u64,
+    /// `cache-mode`
+    pub cache_mode: bool,
     /// `maxmemory-policy`
     pub maxmemory_policy: MaxmemoryPolicy,
     /// `maxmemory-samples`
@@ -393,6 +395,7 @@ impl Default for Config {
             enable_debug_command: Allow::No,
             enable_module_command: Allow::No,
             maxmemory_bytes: 0,
+            cache_mode: false,
             maxmemory_policy: MaxmemoryPolicy::Noeviction,
             maxmemory_samples: 5,
             maxmemory_eviction_tenacity: 10,

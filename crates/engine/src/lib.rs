@@ -20,6 +20,7 @@ mod observers;
 mod section;
 mod shard;
 
+pub use damselfly_eviction::{ModelView, UsageSeen};
 pub use key::{Key, Now};
 pub use observers::key_events::{Event, EventMask, EventSink, KeyEvent};
 pub use observers::tracked_keys::{Change, InvalidationSink, Tracker};
@@ -31,6 +32,7 @@ pub use section::eviction::{Evicted, Eviction, Order};
 pub use section::garbage;
 pub use section::held_locks::Patience;
 pub use section::keyspace_walks::Cursor;
+pub use section::learned_eviction::Learned;
 pub use section::log_effects::CommandStart;
 pub use section::place::{Absent, Place, Present};
 pub use section::serve_waiters::{Served, Unserved, Waiter};

@@ -73,7 +73,7 @@ fn evict_all(world: &World, eviction: &Eviction, now: Now) -> usize {
     let mut count = 0;
     for _ in 0..10 * ALL {
         match world.engine.evict(0, eviction, now).unwrap() {
-            Evicted::One(bytes) => {
+            Evicted::One { bytes, .. } => {
                 assert!(bytes > 0);
                 count += 1;
             }

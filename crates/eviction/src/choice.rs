@@ -53,6 +53,34 @@ impl Threshold {
     }
 }
 
+/// The search for one victim. Its candidates come in groups, such as the entries of a bucket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Search {
+    /// The rank of the best victim so far, and a random number, so that of equal entries each has the same chance.
+    lowest: Option<(f32, u64)>,
+    seen: usize,
+    accepts: bool,
+}
+
+impl Search {
+    /// Considers a candidate. True if it is the best victim so far.
+    #[inline]
+    pub fn consider(&mut self, threshold: &mut Threshold, rank: f32, random: u64) -> bool {
+        self.seen += 1;
+        self.accepts |= threshold.accepts(rank);
+        let is_lowest = self.lowest.is_none_or(|lowest| (rank, random) < lowest);
+        if is_lowest {
+            self.lowest = Some((rank, random));
+        }
+        is_lowest
+    }
+
+    /// True if the best victim so far should be evicted without looking at another group.
+    pub fn is_over(&self) -> bool {
+        self.accepts || self.seen >= CANDIDATES_MAX
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -93,10 +93,23 @@ impl History {
         self.0 >> INTERVAL_SHIFT & INTERVAL_MAX
     }
 
+    /// The same, but last used at another time.
+    pub(crate) fn at(self, time: Tick) -> Self {
+        Self(self.0 & !TICK_MASK | time & TICK_MASK)
+    }
+
     /// The level of the number of uses, 0 to 7.
     #[inline]
     pub fn uses(self) -> u32 {
         self.0 >> USES_SHIFT & (USES as u32 - 1)
+    }
+
+    /// About how often the entry was used again, at least: 64 stands for more, too.
+    pub fn uses_at_least(self) -> u32 {
+        match self.uses() {
+            level @ 0..=2 => level,
+            level => (1 << (level - 2)) + 1,
+        }
     }
 
     /// True if the value was read since it was stored.

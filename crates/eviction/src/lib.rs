@@ -29,10 +29,11 @@ mod clock;
 mod ghosts;
 mod history;
 mod model;
+mod pace;
 mod shard;
 
-pub use choice::{CANDIDATES, CANDIDATES_MAX};
+pub use choice::{CANDIDATES, CANDIDATES_MAX, Search};
 pub use clock::{TICKS_PER_SIZE, Tick};
 pub use history::History;
-pub use model::{Model, ModelView};
-pub use shard::ShardState;
+pub use model::{Candidate, Model, ModelView, UsageSeen};
+pub use shard::{ShardState, Use};

@@ -25,8 +25,17 @@ const REMAINS: f32 = 0.9;
 /// A class that has had few events is like its kind: all classes with as many uses. This is how many events that weighs.
 const PRIOR_EVENTS: f32 = 16.0;
 
+/// A kind that has had few events is like all entries, but more likely to be used the more often it was. This is how many events that weighs.
+const KIND_PRIOR_EVENTS: f32 = 32.0;
+
+/// How much more likely an entry of each kind is to be used at any age, compared with all entries: roughly the mean over the traces of decision 29.
+const LIKELIHOODS: [f32; USES] = [0.55, 1.65, 2.75, 2.75, 3.6, 5.0, 6.0, 5.5];
+
+/// The highest probability of a use at an age that is assumed without having been seen.
+const HAZARD_MAX: f32 = 0.9;
+
 /// The fewest uses from one learning to the next.
-const PERIOD_MIN: u64 = 1024;
+const PERIOD_MIN: u64 = 512;
 /// The most.
 const PERIOD_MAX: u64 = 1 << 20;
 
@@ -52,14 +61,35 @@ pub struct Model {
     lessons: AtomicU64,
 }
 
+/// An entry that could be evicted.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate {
+    /// Its past.
+    pub history: History,
+    /// The memory that its eviction frees.
+    pub bytes: usize,
+    /// The time until it expires; `None` if it does not.
+    pub ticks_left: Option<Tick>,
+}
+
 /// What a model has learned, for people.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelView {
     /// How often it has learned.
     pub lessons: u64,
-    /// For entries that were used so often (as [`History::uses`]): the share of those never used again of all that were seen, and the age in cache sizes at which
-    /// half of the hits had happened.
-    pub by_uses: [(f32, f32); USES],
+    /// For entries that were used so often, as levels of [`History::uses`].
+    pub by_uses: [UsageSeen; USES],
+}
+
+/// What was seen of some entries lately.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct UsageSeen {
+    /// How many uses, and entries that were forgotten. Old ones count less.
+    pub events: f32,
+    /// The share of them that were forgotten without another use.
+    pub never_again: f32,
+    /// Half of the uses were within this time after the one before, in turnovers: the time in which the cache is used as often as it has entries.
+    pub half_within: f32,
 }
 
 impl Default for Model {
@@ -75,10 +105,10 @@ impl Default for Model {
             is_learning: AtomicBool::new(false),
             lessons: AtomicU64::new(0),
         };
-        // Before anything is learned: uses per age.
+        // Before anything is learned, an entry is likely to be used again as late as it was used last.
         for class in 0..CLASSES {
             for age in 0..AGES {
-                let rank = (1 + class / INTERVALS) as f32 / first_tick(age + 1);
+                let rank = LIKELIHOODS[class / INTERVALS] / first_tick(age + 1);
                 model.ranks[class][age].store(rank.to_bits(), Relaxed);
             }
         }
@@ -114,7 +144,12 @@ impl Model {
     ///
     /// An entry that expires within `ticks_left` can't be used after that.
     #[inline]
-    pub fn rank(&self, history: History, now: Tick, bytes: usize, ticks_left: Option<Tick>) -> f32 {
+    pub fn rank(&self, candidate: Candidate, now: Tick) -> f32 {
+        let Candidate {
+            history,
+            bytes,
+            ticks_left,
+        } = candidate;
         let age = age_class(history.age(now));
         let rank = f32::from_bits(self.ranks[history.class()][age].load(Relaxed));
         // The expected hits until the deadline are fewer by the part of the time that is cut off; an entry's time is about one cache size.
@@ -122,10 +157,16 @@ impl Model {
         rank * share / bytes.max(1) as f32
     }
 
-    /// Notes `uses` more of the cache's entries, hits or misses. True if the model should [learn](Self::learn) now.
+    /// Notes `uses` more of the cache's entries, hits or misses.
     #[inline]
-    pub fn note_uses(&self, uses: u64) -> bool {
-        self.uses.fetch_add(uses, Relaxed) + uses >= self.period.load(Relaxed)
+    pub fn note_uses(&self, uses: u64) {
+        self.uses.fetch_add(uses, Relaxed);
+    }
+
+    /// True if the model should [learn](Self::learn) now.
+    #[inline]
+    pub fn is_due(&self) -> bool {
+        self.uses.load(Relaxed) >= self.period.load(Relaxed)
     }
 
     /// Computes the ranks from the counts, for a cache of this many entries. Does nothing while another thread does so.
@@ -139,9 +180,11 @@ impl Model {
         let one_in = (period / COUNTED_PER_PERIOD).max(1) as u32;
         self.one_in.store(one_in, Relaxed);
         let all = self.sum(0..CLASSES).hazards(None, 1.0);
-        for uses in 0..USES {
+        for (uses, likelihood) in LIKELIHOODS.iter().enumerate() {
             let classes = uses * INTERVALS..(uses + 1) * INTERVALS;
-            let kind = self.sum(classes.clone()).hazards(Some(&all), PRIOR_EVENTS);
+            let expected = all.map(|hazard| (hazard * likelihood).min(HAZARD_MAX));
+            let kind = self.sum(classes.clone());
+            let kind = kind.hazards(Some(&expected), KIND_PRIOR_EVENTS);
             for class in classes {
                 let own = self.sum(class..class + 1);
                 let hazards = own.hazards(Some(&kind), PRIOR_EVENTS);
@@ -203,8 +246,11 @@ impl Model {
                 seen += count;
                 seen * 2.0 >= hits && hits > 0.0
             });
-            let age = median.map_or(0.0, first_tick) / TICKS_PER_SIZE as f32;
-            (losses / (hits + losses).max(1.0), age)
+            UsageSeen {
+                events: hits + losses,
+                never_again: losses / (hits + losses).max(1.0),
+                half_within: median.map_or(0.0, |age| first_tick(age + 1)) / TICKS_PER_SIZE as f32,
+            }
         });
         ModelView {
             lessons: self.lessons.load(Relaxed),

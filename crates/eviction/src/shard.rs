@@ -1,71 +1,120 @@
 //! What one shard keeps for its entries: a clock, ghosts and a threshold. All of it is used under the shard's lock.
 
-use crate::choice::Threshold;
+use crate::choice::{Search, Threshold};
 use crate::clock::{Clock, Tick};
 use crate::ghosts::Ghosts;
 use crate::history::History;
-use crate::model::Model;
+use crate::model::{Candidate, Model};
+use crate::pace::Pace;
+
+/// A shard reports its uses to the model in groups of this many, since all threads write to the model.
+const USES_PER_REPORT: u32 = 32;
 
 /// The state of a shard.
-///
-/// `entries` is the number of entries that the shard has at the moment, and `random` a uniform number.
 #[derive(Clone, Debug, Default)]
 pub struct ShardState {
     clock: Clock,
+    pace: Pace,
     ghosts: Ghosts,
     threshold: Threshold,
+    /// Uses that the model does not know of yet.
+    unreported: u32,
+    newest: Option<u64>,
 }
 
-impl ShardState {
-    /// Notes a use of an entry, and returns its new history. Allocates nothing.
+/// A use of a key, at a moment of its shard's clock.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'m> {
+    model: &'m Model,
+    now: Tick,
+    random: u32,
+    /// The history of the key's ghost, which counts if an entry is created.
+    past: Option<History>,
+}
+
+impl Use<'_> {
+    /// The history of an entry that is used, as read since it was stored.
     #[inline]
-    pub fn used(
-        &mut self,
-        model: &Model,
-        history: History,
-        entries: usize,
-        random: u32,
-    ) -> History {
-        self.clock.advance(entries);
-        model.count_hit(history, self.now(), random);
+    pub fn used(self, history: History) -> History {
+        self.model.count_hit(history, self.now, self.random);
         history
-            .used(self.now(), random.rotate_left(16))
-            .with_read(history.is_read())
+            .used(self.now, self.random.rotate_left(16))
+            .with_read(true)
     }
 
-    /// The history of an entry that is about to be stored, by the hash of its key: a new one, or that of its ghost.
-    pub fn stored(&mut self, model: &Model, hash: u64, entries: usize, random: u32) -> History {
-        self.clock.advance(entries);
-        let now = self.now();
-        match self.ghosts.remove(hash) {
-            None => History::new(now),
-            Some(history) => {
-                model.count_hit(history, now, random);
-                history.used(now, random.rotate_left(16))
-            }
+    /// The history of a new entry: one without uses, or the history of the key's ghost.
+    pub fn created(self) -> History {
+        match self.past {
+            None => History::new(self.now),
+            Some(past) => self.used(past).with_read(false),
         }
     }
 
-    /// The rank of an entry; see [`Model::rank`].
+    /// The history of an entry that comes from another shard, whose clock shows another time.
+    pub fn moved(self, history: History) -> History {
+        history.at(self.now)
+    }
+}
+
+impl ShardState {
+    /// Notes a use of an entry. Allocates nothing. `random` is a uniform number.
     #[inline]
-    pub fn rank(
-        &self,
+    pub fn note_use<'m>(&mut self, model: &'m Model, random: u32) -> Use<'m> {
+        self.clock.advance();
+        self.unreported += 1;
+        if self.unreported >= USES_PER_REPORT {
+            model.note_uses(std::mem::take(&mut self.unreported).into());
+        }
+        Use {
+            model,
+            now: self.clock.now(),
+            random,
+            past: None,
+        }
+    }
+
+    /// Notes that a key is stored, by its hash. The shard has at least `entries` entries.
+    pub fn note_store<'m>(
+        &mut self,
+        model: &'m Model,
+        hash: u64,
+        entries: usize,
+        random: u32,
+    ) -> Use<'m> {
+        self.clock.expect_entries(entries);
+        self.newest = Some(hash);
+        Use {
+            past: self.ghosts.remove(hash),
+            ..self.note_use(model, random)
+        }
+    }
+
+    /// The hash of the key that was stored last, unless it was asked for before.
+    ///
+    /// It should be the first candidate: if it is worth too little, it goes at once, and nothing else has to make room for it.
+    pub fn take_newest(&mut self) -> Option<u64> {
+        self.newest.take()
+    }
+
+    /// The ticks that pass in so many milliseconds.
+    pub fn ticks_in(&self, ms: u64) -> Tick {
+        self.pace.ticks_in(ms)
+    }
+
+    /// Considers an entry as the victim of an eviction, for the reasons in [`Model::rank`]. True if it is the best so far. `random` is a uniform number.
+    #[inline]
+    pub fn consider(
+        &mut self,
         model: &Model,
-        history: History,
-        bytes: usize,
-        ticks_left: Option<Tick>,
-    ) -> f32 {
-        model.rank(history, self.now(), bytes, ticks_left)
+        search: &mut Search,
+        candidate: Candidate,
+        random: u64,
+    ) -> bool {
+        let rank = model.rank(candidate, self.clock.now());
+        search.consider(&mut self.threshold, rank, random)
     }
 
-    /// True if a candidate of this rank should be evicted without looking further. At most
-    /// [`CANDIDATES_MAX`](crate::CANDIDATES_MAX) are looked at; then the one with the lowest rank is evicted.
-    #[inline]
-    pub fn accepts(&mut self, rank: f32) -> bool {
-        self.threshold.accepts(rank)
-    }
-
-    /// Notes an eviction. `entries` is what the shard has afterwards.
+    /// Notes the eviction of a key, by its hash. `entries` is how many the shard has afterwards.
     pub fn evicted(
         &mut self,
         model: &Model,
@@ -75,23 +124,25 @@ impl ShardState {
         random: u32,
     ) {
         self.threshold.note_victim();
+        self.clock.set_entries(entries);
         self.ghosts.fit(entries + 1);
         if let Some(forgotten) = self.ghosts.insert(hash, history) {
-            model.count_loss(forgotten, self.now(), random);
+            model.count_loss(forgotten, self.clock.now(), random);
         }
     }
 
-    /// Forgets what the shard knows, when the cache mode is turned off or all keys are gone.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Notes the time by the clock on the wall, which says how fast the shard's clock runs.
+    pub fn note_time(&mut self, now_ms: i64) {
+        self.pace.note(self.clock.ticks(), now_ms);
+    }
+
+    /// Ticks since an entry of this history was used.
+    pub fn age(&self, history: History) -> Tick {
+        history.age(self.clock.now())
     }
 
     /// The bytes that the ghosts take.
     pub fn allocated_bytes(&self) -> usize {
         self.ghosts.allocated_bytes()
-    }
-
-    fn now(&self) -> Tick {
-        self.clock.now()
     }
 }

@@ -3,105 +3,16 @@
 //! Each test starts its own server. With `DAMSELFLY_BIN=redis-server` the tests run against Redis, which shows that they demand
 //! nothing that Redis does not do.
 
+mod cache_common;
 mod memory_common;
 
+use cache_common::{Cache, KIB, SLACK_BYTES, VALUE_BYTES, numbered};
 use damselfly_oracle::connection::{Connection, request};
-use damselfly_oracle::server::{Kind, Program, Server};
+use damselfly_oracle::server::{Kind, Program};
 use damselfly_protocol::client::Value;
 use memory_common::{text, until};
 
-const KIB: usize = 1024;
-const VALUE_BYTES: usize = KIB;
-/// Memory that a server may need besides its data during a test.
-const SLACK_BYTES: usize = 256 * KIB;
 const OUT_OF_MEMORY: &str = "OOM command not allowed when used memory > 'maxmemory'.";
-
-/// A server with little memory, and a connection to it.
-struct Cache {
-    server: Server,
-    connection: Connection,
-    limit: usize,
-}
-
-impl Cache {
-    fn new(policy: &str, kib: usize) -> Self {
-        let program = Program::subject();
-        let mut arguments = vec!["--maxmemory-policy", policy];
-        if program.kind() == Kind::Damselfly {
-            arguments.extend(["--threads", "2"]);
-        }
-        let server = Server::start(&program, &arguments).unwrap();
-        let connection = server.connect();
-        let mut cache = Self {
-            server,
-            connection,
-            limit: 0,
-        };
-        cache.limit_to(kib);
-        cache
-    }
-
-    /// Sets the limit to `kib` above the current memory use.
-    fn limit_to(&mut self, kib: usize) {
-        self.limit = self.info("used_memory") + kib * KIB;
-        let limit = self.limit.to_string();
-        assert_eq!(self.run(&["CONFIG", "SET", "maxmemory", &limit]), "OK");
-    }
-
-    /// Stops evictions, so that even the commands that ask for counts cause none.
-    fn end_limit(&mut self) {
-        assert_eq!(self.run(&["CONFIG", "SET", "maxmemory", "0"]), "OK");
-    }
-
-    fn run(&mut self, arguments: &[&str]) -> String {
-        text(&self.connection.call(arguments).unwrap())
-    }
-
-    fn number(&mut self, arguments: &[&str]) -> usize {
-        let text = self.run(arguments);
-        text.parse()
-            .unwrap_or_else(|_| panic!("{arguments:?}: {text}"))
-    }
-
-    /// A numeric field of INFO.
-    fn info(&mut self, field: &str) -> usize {
-        let info = self.run(&["INFO", "everything"]);
-        let mut lines = info.lines().filter_map(|line| line.split_once(':'));
-        let (_, value) = lines.find(|(name, _)| *name == field).unwrap();
-        value.parse().unwrap()
-    }
-
-    /// Sets keys to values of [`VALUE_BYTES`], with a TTL if there is one; returns the replies that are not OK.
-    fn fill(
-        &mut self,
-        names: impl Iterator<Item = String>,
-        deadline_s: Option<u32>,
-    ) -> Vec<String> {
-        let value = "x".repeat(VALUE_BYTES);
-        let deadline = deadline_s.map(|seconds| seconds.to_string());
-        let mut refusals = Vec::new();
-        for name in names {
-            let mut arguments = vec!["SET", &name, &value];
-            if let Some(deadline) = &deadline {
-                arguments.extend(["EX", deadline]);
-            }
-            refusals.extend(Some(self.run(&arguments)).filter(|reply| reply != "OK"));
-        }
-        refusals
-    }
-
-    /// How many of the `count` keys with this prefix exist.
-    fn left(&mut self, prefix: &str, count: usize) -> usize {
-        let names: Vec<String> = numbered(prefix, count).collect();
-        let mut arguments = vec!["EXISTS"];
-        arguments.extend(names.iter().map(String::as_str));
-        self.number(&arguments)
-    }
-}
-
-fn numbered(prefix: &str, count: usize) -> impl Iterator<Item = String> {
-    (0..count).map(move |number| format!("{prefix}{number}"))
-}
 
 #[test]
 fn memory_stays_within_its_limit_under_every_policy() {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering:
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use damselfly_engine::{AccessPolicy, Engine, EventMask};
+use damselfly_engine::{AccessPolicy, Engine, EventMask, Now};
 
 use crate::admin::latency::LatencyMonitor;
 use crate::admin::pause::Pause;
@@ -203,7 +203,13 @@ impl Shared {
         let mut slot = self.config_slot();
         let config = change(&slot)?;
         note_low_limit(slot.maxmemory_bytes, config.maxmemory_bytes);
+        if !slot.cache_mode || slot.maxmemory_bytes > 0 {
+            note_missing_limit(&config);
+        }
         apply(&self.engine, &self.pubsub, &config);
+        if slot.cache_mode && !config.cache_mode {
+            self.engine.forget_evicted(Now(now_ms()));
+        }
         self.persistence.apply(&self.gate, &config);
         self.users.apply_config(&slot, &config);
         self.aof.apply(&config);
@@ -341,6 +347,13 @@ fn note_low_limit(before: u64, limit: u64) {
     }
 }
 
+/// Warns if cache mode has no effect.
+pub(crate) fn note_missing_limit(config: &Config) {
+    if config.cache_mode && config.maxmemory_bytes == 0 {
+        log::warn!("cache-mode is on, but maxmemory is 0: nothing is evicted. Set maxmemory");
+    }
+}
+
 /// Passes the configuration on to the engine and to publish/subscribe, which keep copies of some options.
 fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
     pubsub.set_output_limit(config.client_output_buffer_limit.pubsub.hard_bytes);
@@ -420,6 +433,7 @@ fn apply(engine: &Engine, pubsub: &PubSub, config: &Config) {
         threshold.store(option, Relaxed);
     }
     settings.set_access_policy(match config.maxmemory_policy {
+        _ if config.cache_mode => AccessPolicy::Learned,
         MaxmemoryPolicy::VolatileLfu | MaxmemoryPolicy::AllkeysLfu => AccessPolicy::Frequency {
             log_factor: config.lfu_log_factor,
             decay_minutes: config.lfu_decay_time_min,

@@ -127,6 +127,8 @@ pub struct ThreadCounters {
     pub clients_evicted: Counter,
     /// Keys removed to free memory.
     pub keys_evicted: Counter,
+    /// Those of them that cache mode refused to keep.
+    pub keys_refused: Counter,
     /// Clients closed for input that exceeded `client-query-buffer-limit`.
     pub query_limit_disconnections: Counter,
     /// The time spent in the expiry sweep, in microseconds.
@@ -197,6 +199,7 @@ impl ThreadCounters {
             &self.output_limit_disconnections,
             &self.clients_evicted,
             &self.keys_evicted,
+            &self.keys_refused,
             &self.query_limit_disconnections,
             &self.sweep_us,
             &self.sweep_out_of_time,

@@ -13,6 +13,9 @@ const TOLERANCE: f64 = 0.02;
 /// The most limits that are tried for a server.
 const TRIES_MAX: usize = 8;
 
+/// Stands for Damselfly's `cache-mode` in the list of policies.
+const CACHE_MODE: &str = "cache-mode";
+
 /// The smallest limit.
 const LIMIT_BYTES_MIN: f64 = (1 << 20) as f64;
 
@@ -83,6 +86,8 @@ impl Run<'_> {
                     .policies
                     .iter()
                     .map(|policy| Some(policy.as_str()));
+                let has_cache_mode = peer.kind.name == "damselfly";
+                let given = given.filter(|policy| has_cache_mode || *policy != Some(CACHE_MODE));
                 let policies: Vec<Option<&str>> = match has_policies {
                     true => given.collect(),
                     false => vec![None],
@@ -196,18 +201,17 @@ impl Contender<'_> {
     fn arguments(&self, limit_bytes: f64) -> Vec<String> {
         let bytes = format!("{limit_bytes:.0}");
         let mb = format!("{:.0}", limit_bytes / (1 << 20) as f64);
+        let (policy, mode): (_, &[&str]) = match self.policy {
+            Some(CACHE_MODE) => ("noeviction", &["--cache-mode", "yes"]),
+            policy => (policy.unwrap_or_default(), &[]),
+        };
         let replace = |text: &&str| {
             text.replace("{limit-bytes}", &bytes)
                 .replace("{limit-mb}", &mb)
-                .replace("{policy}", self.policy.unwrap_or_default())
+                .replace("{policy}", policy)
         };
-        self.peer
-            .kind
-            .cache
-            .unwrap_or_default()
-            .iter()
-            .map(replace)
-            .collect()
+        let cache = self.peer.kind.cache.unwrap_or_default();
+        cache.iter().chain(mode).map(replace).collect()
     }
 
     /// The nearest limit that the server can be given.

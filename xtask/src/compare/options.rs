@@ -24,7 +24,8 @@ cargo xtask compare [--memory | --big | --snapshot | --cache | --log] [OPTIONS]
   --keys N            keys or entries [default: 1000000; with --big 10000000]
   --rounds N          rounds per row [default: 5]
   --resident-mb N     with --cache: resident memory in MiB [default: 64]
-  --policies A,B      with --cache: maxmemory-policy of the servers that have it [default: allkeys-lru,allkeys-lfu]
+  --policies A,B      with --cache: maxmemory-policy of the servers that have it, or Damselfly's cache-mode
+                      [default: cache-mode,allkeys-lru,allkeys-lfu]
   --trace FILE        with --cache: the requests, instead of generated ones
   --requests N        with --cache: generated requests, after half as many to fill the cache [default: 2000000]
   --rate N            with --snapshot: requests per second for the latencies [default: 20000]
@@ -77,7 +78,7 @@ impl Options {
             seconds: 0.0,
             rate: 20_000,
             resident_mb: 64.0,
-            policies: list("allkeys-lru,allkeys-lfu"),
+            policies: list("cache-mode,allkeys-lru,allkeys-lfu"),
             trace: None,
             requests: 0,
             tls: false,

@@ -14,6 +14,12 @@ pub(super) static OPTIONS: &[Opt] = &[
         "Limit for the memory in use, which INFO shows as `used_memory`; 0 means no limit. Lua interpreters do not count. With a policy that evicts keys, all other memory, such as client buffers and functions, can displace at most half of the keys: beyond that it does not count, and only its own limits hold, such as `maxmemory-clients`.",
     ),
     Opt::live(
+        "cache-mode",
+        Kind::Bool,
+        field!(cache_mode),
+        "Makes the server a cache that needs no policy: when `maxmemory` is reached, it evicts the keys that promise the fewest hits per byte, by what it learns from the use of all keys while it runs. Any key may be evicted, with or without a TTL, unless `maxmemory-policy` is one of `volatile`; otherwise that option has no effect. See `docs/caching.md`.",
+    ),
+    Opt::live(
         "maxmemory-policy",
         Kind::Choice(MaxmemoryPolicy::NAMES),
         field!(maxmemory_policy),

@@ -191,6 +191,7 @@ impl Tx<'_> {
     #[inline]
     fn load_hashed(&mut self, db: usize, hash: u64, entry: Entry) -> Result<(), Entry> {
         let bytes = entry.view().key();
+        self.usage(Key { bytes, hash }).note_moved(entry.view());
         match self.place_in(db, Key { bytes, hash }) {
             Place::Present(_) => Err(entry),
             Place::Absent(absent) => {

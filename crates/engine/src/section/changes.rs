@@ -52,7 +52,7 @@ impl Tx<'_> {
         create: Create,
         change: impl FnOnce(&mut C::Mut<'_>) -> R,
     ) -> Result<Option<R>, CommandError> {
-        let (usage, thresholds) = (self.usage(), &self.engine().settings.thresholds);
+        let (usage, thresholds) = (self.usage_to_store(key), &self.engine().settings.thresholds);
         match self.place(key) {
             Place::Present(mut present) => {
                 if IS_USE {
@@ -105,7 +105,6 @@ impl Tx<'_> {
         fill: impl FnOnce(&mut C::Mut<'_>) -> R,
     ) -> (Entry, R) {
         let mut entry = Entry::new_collection(key.bytes, C::TYPE, None);
-        self.usage().note_new(entry.view());
         let thresholds = &self.engine().settings.thresholds;
         let result = fill(&mut C::edit(&mut entry, thresholds));
         (entry, result)
@@ -114,7 +113,6 @@ impl Tx<'_> {
     /// Creates an entry with this key and a string of `len` bytes for [`Tx::store_built`]. `fill` gets zeros.
     pub fn build_text(&self, key: Key<'_>, len: usize, fill: impl FnOnce(&mut [u8])) -> Entry {
         let mut entry = Entry::new(key.bytes, NewValue::Bytes(b""), None);
-        self.usage().note_new(entry.view());
         fill(entry.edit(len));
         entry
     }
@@ -126,13 +124,18 @@ impl Tx<'_> {
             self.remove_unread(key);
             return;
         }
-        match self.access_place_in(self.db(), key) {
+        let usage = self.usage_to_store(key);
+        match self.place(key) {
             Place::Present(mut present) => {
+                usage.note(present.view());
                 // The new entry keeps the access history of the key.
                 entry.view().set_access(present.view().access());
                 present.update(|old| *old = entry);
             }
-            Place::Absent(absent) => absent.insert(entry),
+            Place::Absent(absent) => {
+                usage.note_new(entry.view());
+                absent.insert(entry);
+            }
         }
         self.changed(key, event);
     }
@@ -165,7 +168,7 @@ impl Tx<'_> {
         deadline: Deadline,
         event: Event,
     ) {
-        let usage = self.usage();
+        let usage = self.usage_to_store(key);
         match self.place(key) {
             Place::Present(mut present) => {
                 match AS {
@@ -251,7 +254,7 @@ impl Tx<'_> {
         initial: &[u8],
         change: impl FnOnce(&mut Entry, bool) -> R,
     ) -> Result<R, CommandError> {
-        let usage = self.usage();
+        let usage = self.usage_to_store(key);
         match self.place(key) {
             Place::Present(mut present) => {
                 if IS_USE {
@@ -274,7 +277,7 @@ impl Tx<'_> {
 
     /// As [`Tx::insert_in`], for a copy, whose access history starts now.
     pub fn insert_copy_in(&mut self, db: usize, key: Key<'_>, entry: Entry) {
-        self.usage().note_new(entry.view());
+        self.usage_to_store(key).note_new(entry.view());
         self.insert_in(db, key, entry);
     }
 
@@ -282,6 +285,7 @@ impl Tx<'_> {
     /// the key existed, as if it had been removed before.
     pub fn insert_in(&mut self, db: usize, key: Key<'_>, mut entry: Entry) {
         entry.drop_cas();
+        self.usage(key).note_moved(entry.view());
         match self.place_in(db, key) {
             Place::Present(mut present) => {
                 present.update(|old| *old = entry);

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use damselfly_eviction::Model;
 use damselfly_log::Log;
 
 use crate::key::Now;
@@ -39,6 +40,10 @@ pub struct Engine {
     pub log: Arc<Log>,
     /// Settings that may change while the engine runs.
     pub settings: Settings,
+    /// What cache mode has learned from all shards.
+    pub(super) model: Box<Model>,
+    /// The bytes that cache mode keeps in shards.
+    pub(super) learned_bytes: AtomicUsize,
 }
 
 impl Engine {
@@ -60,6 +65,8 @@ impl Engine {
             local_deadlines: AtomicUsize::new(0),
             log: Arc::default(),
             settings: Settings::default(),
+            model: Box::default(),
+            learned_bytes: AtomicUsize::new(0),
         }
     }
 

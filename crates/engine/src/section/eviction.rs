@@ -12,7 +12,7 @@ use crate::shard::database::is_expired;
 use crate::{AccessPolicy, Busy, Database, Engine, Event, Key, Now, Place, Tx};
 
 /// The most buckets that are searched at a time: some microseconds, the longest that eviction holds a shard's lock.
-const BUCKETS_PER_SEARCH: usize = 64;
+pub(super) const BUCKETS_PER_SEARCH: usize = 64;
 
 /// Which keys are evicted first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,9 @@ pub enum Order {
     SoonestExpiry,
     /// Any.
     Random,
+    /// Those that promise the fewest hits per byte, by what was learned from the use of all keys. Access bits must be of
+    /// [`AccessPolicy::Learned`].
+    Learned,
 }
 
 /// The key with the highest rank is evicted: how little it is needed, then a random number. Without that, keys of equal need would
@@ -38,15 +41,20 @@ pub struct Eviction {
     pub only_with_deadline: bool,
     /// Which of them are evicted first.
     pub order: Order,
-    /// How many keys are compared to choose one, in each database; at least the keys of one bucket are.
+    /// How many keys are compared to choose one, in each database; at least the keys of one bucket are. [`Order::Learned`] decides by itself.
     pub samples: usize,
 }
 
 /// The result of [`Engine::evict`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Evicted {
-    /// One key was evicted, whose entry had this many bytes.
-    One(usize),
+    /// One key was evicted.
+    One {
+        /// The bytes of its entry.
+        bytes: usize,
+        /// True if the key was new and not worth its place: the cache has refused to keep it.
+        is_refused: bool,
+    },
     /// None was found yet: the next call continues the search.
     NoneYet,
     /// The shard has no key that may be evicted.
@@ -70,17 +78,33 @@ impl Eviction {
             Order::SoonestExpiry => {
                 u64::MAX - entry.deadline_ms().unwrap_or(i64::MAX).unsigned_abs()
             }
-            Order::Random => 0,
+            Order::Random | Order::Learned => 0,
         })
     }
 }
 
+/// The outcome of a search for a key to evict.
+pub(super) enum Found {
+    /// A key of a database.
+    Key {
+        db: usize,
+        key: Vec<u8>,
+        /// See [`Evicted::One`].
+        is_refused: bool,
+    },
+    /// None yet: the search continues with the next call.
+    NoneYet,
+    /// There is no candidate.
+    Nothing,
+}
+
 impl Database {
-    fn has_candidates(&self, eviction: &Eviction) -> bool {
+    /// How many keys may be evicted.
+    pub(super) fn candidates(&self, eviction: &Eviction) -> usize {
         if eviction.only_with_deadline {
-            self.deadlines() > 0
+            self.deadlines()
         } else {
-            !self.is_empty()
+            self.len()
         }
     }
 
@@ -123,12 +147,56 @@ impl Engine {
     /// # Errors
     /// If the shard is busy at this moment.
     pub fn evict(&self, shard: usize, eviction: &Eviction, now: Now) -> Result<Evicted, Busy> {
-        let policy = self.settings.access_policy();
-        let mut random = Random::new(random::number());
         let mut tx = self.try_lock_shard(shard, 0, now)?;
+        let found = match eviction.order {
+            Order::Learned => tx.find_by_model(shard, eviction),
+            Order::LeastRecent | Order::LeastFrequent | Order::SoonestExpiry | Order::Random => {
+                tx.find_by_policy(shard, eviction)
+            }
+        };
+        let (db, key, is_refused) = match found {
+            Found::Key {
+                db,
+                key,
+                is_refused,
+            } => (db, key, is_refused),
+            Found::NoneYet => return Ok(Evicted::NoneYet),
+            Found::Nothing => return Ok(Evicted::Nothing),
+        };
+        let key = Key::new(&key);
+        let evicted = tx.evict(db, key);
+        let entries = match (&evicted, eviction.order) {
+            (Some(entry), Order::Learned) => tx.note_learned_eviction(shard, key, entry.view()),
+            _ => 0,
+        };
+        tx.set_effects_loose();
+        if tx.has_ready() {
+            // As after a sweep, no further shard is needed.
+            tx.serve_waiters();
+        }
+        drop(tx);
+        if eviction.order == Order::Learned {
+            self.learn(entries);
+        }
+        // The entry is freed without the lock.
+        Ok(match evicted {
+            Some(entry) => Evicted::One {
+                bytes: entry.view().allocated_bytes(),
+                is_refused,
+            },
+            None => Evicted::NoneYet,
+        })
+    }
+}
+
+impl Tx<'_> {
+    /// The key of a shard that a policy ranks highest among the next ones of each database.
+    fn find_by_policy(&mut self, shard: usize, eviction: &Eviction) -> Found {
+        let (policy, now) = (self.engine().settings.access_policy(), self.now());
+        let mut random = Random::new(random::number());
         let (mut best, mut may_have): (Option<(Rank, usize, EntryRef<'_>)>, bool) = (None, false);
-        for (db, database) in tx.databases_mut(shard).iter_mut().enumerate() {
-            if !database.has_candidates(eviction) {
+        for (db, database) in self.databases_mut(shard).iter_mut().enumerate() {
+            if database.candidates(eviction) == 0 {
                 continue;
             }
             may_have = true;
@@ -138,30 +206,17 @@ impl Engine {
                 best = Some((rank, db, entry));
             }
         }
-        let Some((_, db, entry)) = best else {
-            return Ok(if may_have {
-                Evicted::NoneYet
-            } else {
-                Evicted::Nothing
-            });
-        };
-        let key = entry.key().to_vec();
-        let evicted = tx.evict(db, Key::new(&key));
-        tx.set_effects_loose();
-        if tx.has_ready() {
-            // As after a sweep, no further shard is needed.
-            tx.serve_waiters();
+        match best {
+            Some((_, db, entry)) => Found::Key {
+                db,
+                key: entry.key().to_vec(),
+                is_refused: false,
+            },
+            None if may_have => Found::NoneYet,
+            None => Found::Nothing,
         }
-        drop(tx);
-        // The entry is freed without the lock.
-        Ok(match evicted {
-            Some(entry) => Evicted::One(entry.view().allocated_bytes()),
-            None => Evicted::NoneYet,
-        })
     }
-}
 
-impl Tx<'_> {
     /// Removes a key to free memory. `None` if it had expired.
     fn evict(&mut self, db: usize, key: Key<'_>) -> Option<Entry> {
         let Place::Present(present) = self.place_in(db, key) else {

@@ -61,7 +61,7 @@ impl Tx<'_> {
 
     /// Records a use of a key whose value is about to be replaced or changed.
     pub fn note_replacement(&mut self, key: Key<'_>) {
-        let usage = self.usage();
+        let usage = self.usage(key);
         if let Some(entry) = self.peek(key) {
             usage.note_replaced(entry);
         }
@@ -69,7 +69,7 @@ impl Tx<'_> {
 
     /// Records a use of a key that does not return its value.
     pub fn note_unread(&mut self, key: Key<'_>) {
-        let usage = self.usage();
+        let usage = self.usage(key);
         if let Some(entry) = self.peek(key) {
             usage.note_unread(entry);
         }
@@ -77,11 +77,12 @@ impl Tx<'_> {
 
     /// True if an entry was used since its value was stored.
     pub fn is_used(&self, entry: EntryRef<'_>) -> bool {
-        access::is_used(self.usage().policy, entry.access())
+        access::is_used(self.engine().settings.access_policy(), entry.access())
     }
 
     /// How many seconds ago an entry was last used.
     pub fn unused_seconds(&self, entry: EntryRef<'_>) -> i64 {
-        access::unused_seconds(self.usage().policy, entry.access(), self.now().0)
+        let policy = self.engine().settings.access_policy();
+        access::unused_seconds(policy, entry.access(), self.now().0)
     }
 }

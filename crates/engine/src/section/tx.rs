@@ -12,7 +12,6 @@ use crate::section::expired_keys::Expirer;
 use crate::section::extras::SectionExtras;
 use crate::section::held_locks::HeldLocks;
 use crate::shard::Shard;
-use crate::shard::access::Usage;
 use crate::{Database, Event, Key, Now, Place, Present};
 
 /// The deadline of a key after a new value is stored.
@@ -55,7 +54,7 @@ pub struct Tx<'a> {
     /// The moment that decides what has expired: `now`, unless nothing expires in this section.
     pub(super) expiry_time: Now,
     /// False for CLIENT NO-TOUCH: the access bits of the keys that the section uses stay as they are.
-    touches: bool,
+    pub(super) touches: bool,
     /// True if other clients wait for this thread.
     others_wait: bool,
     /// True for the section of a script.
@@ -342,6 +341,12 @@ impl<'a> Tx<'a> {
         )
     }
 
+    /// A locked shard.
+    pub(super) fn shard_at(&mut self, index: usize) -> &mut Shard {
+        // SAFETY: bounded by the signature.
+        unsafe { self.shard(index) }
+    }
+
     #[inline]
     pub(crate) fn shard_of(&mut self, key: Key<'_>) -> &mut Shard {
         // SAFETY: bounded by the signature.
@@ -429,7 +434,7 @@ impl<'a> Tx<'a> {
         match found {
             Some(entry) => {
                 self.effects.hits += 1;
-                self.usage().note(entry);
+                self.usage(key).note(entry);
             }
             None => self.count_miss(key),
         }
@@ -483,7 +488,7 @@ impl<'a> Tx<'a> {
         // SAFETY: bounded by the signature.
         let found = unsafe { self.find(self.db, key) };
         if let Some(entry) = found {
-            self.usage().note(entry);
+            self.usage(key).note(entry);
         }
         found
     }
@@ -501,7 +506,7 @@ impl<'a> Tx<'a> {
 
     /// The place of a key in a database, for a command that may change it: updates the access bits of its entry.
     pub fn access_place_in(&mut self, db: usize, key: Key<'_>) -> Place<'_> {
-        let usage = self.usage();
+        let usage = self.usage(key);
         let place = self.place_in(db, key);
         if let Place::Present(present) = &place {
             usage.note(present.view());
@@ -537,16 +542,6 @@ impl<'a> Tx<'a> {
     pub fn peek(&mut self, key: Key<'_>) -> Option<EntryRef<'_>> {
         // SAFETY: bounded by the signature.
         unsafe { self.find(self.db, key) }
-    }
-
-    /// How this section records that it uses a key.
-    #[inline]
-    pub(crate) fn usage(&self) -> Usage {
-        Usage {
-            policy: self.engine.settings.access_policy(),
-            now: self.now,
-            touches: self.touches,
-        }
     }
 
     /// Frees databases after the locks are released.

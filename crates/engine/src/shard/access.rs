@@ -1,21 +1,26 @@
-//! The 24 access bits of an entry: when it was last used, or how often.
+//! The 24 access bits of an entry: when it was last used, or how often, or both.
 //!
 //! ```text
 //! recency    | used: u1 | seconds since the epoch, mod 2^23          |
 //! frequency  | minutes since the epoch, mod 2^16 | logarithmic count |
+//! learned    a `damselfly_eviction::History`
 //! ```
 //!
-//! Both formats are Redis's but for the first bit, so that OBJECT IDLETIME and OBJECT FREQ mean the same. That bit says whether the value
+//! The first two formats are Redis's but for the first bit, so that OBJECT IDLETIME and OBJECT FREQ mean the same. That bit says whether the value
 //! was used since it was stored, which memcached's clients can ask. The frequency
 //! counter is a Morris counter: the higher it is, the less likely a use increments it, and it loses one per
 //! `lfu-decay-time` minutes.
+//!
+//! When the format changes, entries keep their bits, which mean something else from then on, until they are used or evicted. Redis
+//! does the same.
 
 use damselfly_base::random;
+use damselfly_eviction::{History, Use};
 use damselfly_value::EntryRef;
 
 use crate::key::Now;
 
-/// The kind of data in the access bits, set by `maxmemory-policy`.
+/// The kind of data in the access bits, set by `maxmemory-policy` and `cache-mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccessPolicy {
     /// When the key was last used.
@@ -27,6 +32,8 @@ pub enum AccessPolicy {
         /// `lfu-decay-time`: minutes after which the count loses one; 0 for never.
         decay_minutes: u32,
     },
+    /// The history that cache mode ranks entries by.
+    Learned,
 }
 
 /// The count that a new entry starts with, so that it is not evicted first.
@@ -43,6 +50,8 @@ impl AccessPolicy {
         match self {
             Self::Recency => recency_tick(now_ms),
             Self::Frequency { .. } => minutes(now_ms) << 8 | INITIAL_COUNT,
+            // The time is set when the entry reaches its shard.
+            Self::Learned => History::new(0).bits(),
         }
     }
 
@@ -57,7 +66,9 @@ impl AccessPolicy {
                 recency_tick(now_ms - idle * 1000)
             }
             (Self::Frequency { .. }, _, Some(count)) => minutes(now_ms) << 8 | u32::from(count),
-            (Self::Recency, None, _) | (Self::Frequency { .. }, _, None) => self.initial(now_ms),
+            (Self::Recency, None, _)
+            | (Self::Frequency { .. }, _, None)
+            | (Self::Learned, _, _) => self.initial(now_ms),
         }
     }
 
@@ -75,6 +86,8 @@ impl AccessPolicy {
                     && (uses == 1 || u128::from(random()) * u128::from(uses) < 1 << 32);
                 minutes(now_ms) << 8 | (count + u32::from(grows))
             }
+            // The shard's clock decides: see `Usage`.
+            Self::Learned => access,
         }
     }
 }
@@ -84,10 +97,12 @@ pub fn is_used(policy: AccessPolicy, access: u32) -> bool {
     match policy {
         AccessPolicy::Recency => access & USED_BIT != 0,
         AccessPolicy::Frequency { .. } => access & COUNT_MAX > INITIAL_COUNT,
+        AccessPolicy::Learned => History::from_bits(access).is_read(),
     }
 }
 
-/// Seconds since the last use; minutes under [`AccessPolicy::Frequency`], in seconds.
+/// Seconds since the last use; minutes under [`AccessPolicy::Frequency`], in seconds; zero under [`AccessPolicy::Learned`], which does not keep
+/// the time.
 pub fn unused_seconds(policy: AccessPolicy, access: u32, now_ms: i64) -> i64 {
     match policy {
         AccessPolicy::Recency => idle_seconds(access, now_ms),
@@ -99,25 +114,38 @@ pub fn unused_seconds(policy: AccessPolicy, access: u32, now_ms: i64) -> i64 {
                 passed * 60
             }
         }
+        AccessPolicy::Learned => 0,
     }
 }
 
 /// How a section records that it uses a key.
 #[derive(Clone, Copy)]
-pub(crate) struct Usage {
+pub(crate) struct Usage<'a> {
     pub(crate) policy: AccessPolicy,
     pub(crate) now: Now,
     /// False where uses are not recorded (CLIENT NO-TOUCH).
     pub(crate) touches: bool,
+    /// The use by the shard's clock, under [`AccessPolicy::Learned`].
+    pub(crate) learned: Option<Use<'a>>,
 }
 
-impl Usage {
+impl Usage<'_> {
     /// Records a use in an entry's access bits.
     #[inline]
     pub(crate) fn note(self, entry: EntryRef<'_>) {
-        if self.touches {
+        if let Some(learned) = self.learned {
+            self.note_learned(entry, learned);
+        } else if self.touches {
             let random = || (random::number() >> 32) as u32;
             entry.set_access(self.policy.used(entry.access(), self.now.0, random));
+        }
+    }
+
+    #[inline(never)]
+    fn note_learned(self, entry: EntryRef<'_>, learned: Use<'_>) {
+        if self.touches {
+            let history = learned.used(History::from_bits(entry.access()));
+            entry.set_access(history.bits());
         }
     }
 
@@ -125,8 +153,13 @@ impl Usage {
     #[inline]
     pub(crate) fn note_replaced(self, entry: EntryRef<'_>) {
         self.note(entry);
-        if self.policy == AccessPolicy::Recency {
-            entry.set_access(entry.access() & !USED_BIT);
+        match self.policy {
+            AccessPolicy::Recency => entry.set_access(entry.access() & !USED_BIT),
+            AccessPolicy::Frequency { .. } => {}
+            AccessPolicy::Learned => {
+                let history = History::from_bits(entry.access()).with_read(false);
+                entry.set_access(history.bits());
+            }
         }
     }
 
@@ -142,7 +175,18 @@ impl Usage {
     /// Sets the access bits of a new entry.
     #[inline]
     pub(crate) fn note_new(self, entry: EntryRef<'_>) {
-        entry.set_access(self.policy.initial(self.now.0));
+        match self.learned {
+            None => entry.set_access(self.policy.initial(self.now.0)),
+            Some(learned) => entry.set_access(learned.created().bits()),
+        }
+    }
+
+    /// Adapts the access bits of an entry that comes from another shard or from a file.
+    pub(crate) fn note_moved(self, entry: EntryRef<'_>) {
+        if let Some(learned) = self.learned {
+            let history = learned.moved(History::from_bits(entry.access()));
+            entry.set_access(history.bits());
+        }
     }
 }
 
@@ -167,7 +211,8 @@ pub fn idle_seconds(access: u32, now_ms: i64) -> i64 {
     if passed > IDLE_MAX { 0 } else { passed }
 }
 
-/// The count of uses, after decay, under [`AccessPolicy::Frequency`]; 0 under the other policy.
+/// The count of uses: after decay under [`AccessPolicy::Frequency`]; since the key was stored first, rounded, at most 64, under [`AccessPolicy::Learned`];
+/// 0 under the other policy.
 pub fn frequency(policy: AccessPolicy, access: u32, now_ms: i64) -> u32 {
     match policy {
         AccessPolicy::Recency => 0,
@@ -179,6 +224,7 @@ pub fn frequency(policy: AccessPolicy, access: u32, now_ms: i64) -> u32 {
             let lost = (passed as u32).checked_div(decay_minutes).unwrap_or(0);
             (access & COUNT_MAX).saturating_sub(lost)
         }
+        AccessPolicy::Learned => History::from_bits(access).uses_at_least(),
     }
 }
 

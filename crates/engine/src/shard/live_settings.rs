@@ -1,10 +1,14 @@
 //! Settings that may change while the engine runs.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 use damselfly_value::Thresholds;
 
 use crate::shard::access::AccessPolicy;
+
+const RECENCY: u8 = 0;
+const FREQUENCY: u8 = 1;
+const LEARNED: u8 = 2;
 
 /// Settings that may change while the engine runs: read by every thread, written by CONFIG SET.
 #[derive(Debug)]
@@ -37,7 +41,8 @@ pub struct Settings {
     pub unlinks_evicted: AtomicBool,
     /// `lazyfree-lazy-user-del`: the same for keys that commands remove.
     pub unlinks_removed: AtomicBool,
-    frequency: AtomicBool,
+    /// The kind of access policy: `RECENCY`, `FREQUENCY` or `LEARNED`.
+    access: AtomicU8,
     log_factor: AtomicU32,
     decay_minutes: AtomicU32,
 }
@@ -59,7 +64,7 @@ impl Default for Settings {
             unlinks_expired: AtomicBool::new(false),
             unlinks_evicted: AtomicBool::new(false),
             unlinks_removed: AtomicBool::new(false),
-            frequency: AtomicBool::new(false),
+            access: AtomicU8::new(RECENCY),
             log_factor: AtomicU32::new(10),
             decay_minutes: AtomicU32::new(1),
         }
@@ -85,26 +90,28 @@ impl Settings {
     /// The kind of access data to record.
     #[inline]
     pub fn access_policy(&self) -> AccessPolicy {
-        if !self.frequency.load(Relaxed) {
-            return AccessPolicy::Recency;
-        }
-        AccessPolicy::Frequency {
-            log_factor: self.log_factor.load(Relaxed),
-            decay_minutes: self.decay_minutes.load(Relaxed),
+        match self.access.load(Relaxed) {
+            RECENCY => AccessPolicy::Recency,
+            LEARNED => AccessPolicy::Learned,
+            _ => AccessPolicy::Frequency {
+                log_factor: self.log_factor.load(Relaxed),
+                decay_minutes: self.decay_minutes.load(Relaxed),
+            },
         }
     }
 
     /// Changes what the access bits record.
     pub fn set_access_policy(&self, policy: AccessPolicy) {
         match policy {
-            AccessPolicy::Recency => self.frequency.store(false, Relaxed),
+            AccessPolicy::Recency => self.access.store(RECENCY, Relaxed),
+            AccessPolicy::Learned => self.access.store(LEARNED, Relaxed),
             AccessPolicy::Frequency {
                 log_factor,
                 decay_minutes,
             } => {
                 self.log_factor.store(log_factor, Relaxed);
                 self.decay_minutes.store(decay_minutes, Relaxed);
-                self.frequency.store(true, Relaxed);
+                self.access.store(FREQUENCY, Relaxed);
             }
         }
     }

@@ -15,6 +15,7 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
+use damselfly_eviction::ShardState;
 use damselfly_lock::{Lock, Waiters};
 
 use crate::shard::database::Database;
@@ -48,6 +49,8 @@ pub(crate) struct Shard {
     pub(crate) last_cas: u64,
     /// On a writable replica: keys with a deadline that its clients have set.
     pub(crate) local_deadlines: Option<Box<LocalDeadlines>>,
+    /// What cache mode keeps, from its first use of a key on.
+    pub(crate) learned: Option<Box<ShardState>>,
 }
 
 /// A shard with its lock and the observers of its keys. Each cell has cache lines of its own, so that threads at neighbouring
@@ -97,6 +100,7 @@ impl<O: Default> Shards<O> {
                         expired: 0,
                         last_cas: 0,
                         local_deadlines: None,
+                        learned: None,
                     }),
                     observer_count: AtomicUsize::new(0),
                     observers: O::default(),

@@ -335,7 +335,7 @@ fn object(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> R
     let entry = tx.peek(key).ok_or(CommandError::NoSuchKey)?;
     let idle_s = match engine.settings.access_policy() {
         AccessPolicy::Recency => idle_seconds(entry.access(), now.0),
-        AccessPolicy::Frequency { .. } => 0,
+        AccessPolicy::Frequency { .. } | AccessPolicy::Learned => 0,
     };
     let shared = matches!(entry.text(), Some(Text::Integer(0..10_000)));
     let references = if shared { i32::MAX } else { 1 };

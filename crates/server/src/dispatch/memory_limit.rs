@@ -155,8 +155,9 @@ impl Dispatcher {
         let (mut freed, mut keys, mut in_vain, mut any_busy) = (0, 0, 0, false);
         while freed < bytes && keys < KEYS_PER_CLOCK_CHECK {
             match engine.evict(self.memory.shard, eviction, now) {
-                Ok(Evicted::One(bytes)) => {
+                Ok(Evicted::One { bytes, is_refused }) => {
                     counters.keys_evicted.add(1);
+                    counters.keys_refused.add(is_refused.into());
                     self.memory.has_evicted = true;
                     freed += bytes as u64;
                     keys += 1;
@@ -191,7 +192,7 @@ pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
     // A replica that is behind must not cost keys: its output limit bounds what it takes.
     let counted = used.saturating_sub(shared.replication.extra_bytes());
     let excess = counted.saturating_sub(config.maxmemory_bytes);
-    if excess == 0 || config.maxmemory_policy == MaxmemoryPolicy::Noeviction {
+    if excess == 0 || !evicts(config) {
         return excess;
     }
     let data = heap::data_bytes() as u64;
@@ -208,7 +209,7 @@ fn protected_bytes(config: &Config, shared: &Shared) -> u64 {
 pub fn uncounted_bytes(config: &Config, shared: &Shared) -> u64 {
     let (pending, used) = (garbage::pending_bytes(), heap::used_bytes());
     let mut uncounted = pending as u64 + shared.replication.extra_bytes();
-    if config.maxmemory_bytes > 0 && config.maxmemory_policy != MaxmemoryPolicy::Noeviction {
+    if config.maxmemory_bytes > 0 && evicts(config) {
         let other = used.saturating_sub(pending + heap::data_bytes()) as u64;
         let counted = config.maxmemory_bytes - protected_bytes(config, shared);
         uncounted += other.saturating_sub(counted);
@@ -216,10 +217,21 @@ pub fn uncounted_bytes(config: &Config, shared: &Shared) -> u64 {
     uncounted
 }
 
+/// True if keys may be evicted.
+pub fn evicts(config: &Config) -> bool {
+    config.cache_mode || config.maxmemory_policy != MaxmemoryPolicy::Noeviction
+}
+
 /// Which keys may be evicted, and in which order; `None` if none may.
 fn eviction(config: &Config) -> Option<Eviction> {
     use MaxmemoryPolicy::*;
     let (only_with_deadline, order) = match config.maxmemory_policy {
+        VolatileLru | VolatileLfu | VolatileTtl | VolatileRandom if config.cache_mode => {
+            (true, Order::Learned)
+        }
+        Noeviction | AllkeysLru | AllkeysLfu | AllkeysRandom if config.cache_mode => {
+            (false, Order::Learned)
+        }
         Noeviction => return None,
         AllkeysLru => (false, Order::LeastRecent),
         AllkeysLfu => (false, Order::LeastFrequent),
@@ -233,7 +245,7 @@ fn eviction(config: &Config) -> Option<Eviction> {
         only_with_deadline,
         order,
         samples: match order {
-            Order::Random => 1,
+            Order::Random | Order::Learned => 1,
             Order::LeastRecent | Order::LeastFrequent | Order::SoonestExpiry => {
                 config.maxmemory_samples as usize * KEYS_PER_SAMPLE
             }

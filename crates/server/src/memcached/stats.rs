@@ -12,6 +12,8 @@ use damselfly_protocol::memcached::{number, reply};
 
 use super::{ClassCounters, DATABASE, VERSION, line};
 use crate::admin::facts::{self, Facts};
+use crate::admin::info::cache;
+use crate::dispatch::evicts;
 use crate::event_loop::parser::Protocol;
 use crate::registry::counted_rows;
 use crate::session::Context;
@@ -103,6 +105,19 @@ static GENERAL: &[Figure] = &[
     ("moves_to_warm", ZERO),
     ("moves_within_lru", ZERO),
     ("direct_reclaims", ZERO),
+    ("cache_mode", |f| f.option("cache-mode")),
+    ("cache_hit_ratio", cache::hit_ratio),
+    ("cache_refused_keys", |f| f.shared.total(|c| c.keys_refused.read()).to_string()),
+    ("cache_learned_bytes", |f| f.shared.engine.learned().bytes.to_string()),
+    ("cache_lessons", |f| f.shared.engine.learned().view.lessons.to_string()),
+    ("cache_keys_used_0_times", |f| cache::learned(f, 0)),
+    ("cache_keys_used_1_times", |f| cache::learned(f, 1)),
+    ("cache_keys_used_2_times", |f| cache::learned(f, 2)),
+    ("cache_keys_used_3_to_4_times", |f| cache::learned(f, 3)),
+    ("cache_keys_used_5_to_8_times", |f| cache::learned(f, 4)),
+    ("cache_keys_used_9_to_16_times", |f| cache::learned(f, 5)),
+    ("cache_keys_used_17_to_32_times", |f| cache::learned(f, 6)),
+    ("cache_keys_used_more_often", |f| cache::learned(f, 7)),
 ];
 
 /// The figures of `stats settings`.
@@ -115,7 +130,7 @@ static SETTINGS: &[Figure] = &[
     ("inter", |f| f.config.bind.join(",")),
     ("verbosity", |f| f.option("loglevel")),
     ("oldest", ZERO),
-    ("evictions", |f| on(f.option("maxmemory-policy") != "noeviction").into()),
+    ("evictions", |f| on(evicts(f.config)).into()),
     ("domain_socket", |_| "NULL".into()),
     ("umask", |_| "700".into()),
     ("shutdown_command", |f| yes(f.config.memcached_enable_shutdown).into()),

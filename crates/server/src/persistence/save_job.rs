@@ -417,6 +417,7 @@ impl SaveJob {
         }
         let (access, now_ms) = (entry.access(), self.started_ms);
         match self.policy {
+            AccessPolicy::Learned => Access::default(),
             AccessPolicy::Recency => Access {
                 idle_seconds: Some(idle_seconds(access, now_ms).unsigned_abs()),
                 frequency: None,

@@ -5,8 +5,9 @@ use damselfly_engine::garbage;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Section::{
-    self, Clients, Cluster, Cpu, Memory, Persistence, Replication, Server, Stats, Tls,
+    self, Cache, Clients, Cluster, Cpu, Memory, Persistence, Replication, Server, Stats, Tls,
 };
+use super::cache;
 use crate::admin::facts::{self, Facts, ratio};
 use crate::clock;
 use crate::dispatch::uncounted_bytes;
@@ -273,6 +274,21 @@ pub static FIELDS: &[Field] = &[
     row(Tls, "tls_handshakes_completed", |f| f.shared.tls.completed.load(Relaxed).to_string()),
     row(Tls, "tls_handshakes_failed", |f| f.shared.tls.failed.load(Relaxed).to_string()),
     row(Tls, "tls_handshakes_timed_out", |f| f.shared.tls.timed_out.load(Relaxed).to_string()),
+
+    row(Cache, "cache_mode", |f| f.option("cache-mode")),
+    row(Cache, "cache_hit_ratio", cache::hit_ratio),
+    row(Cache, "cache_evicted_keys", |f| f.total(|counters| &counters.keys_evicted)),
+    row(Cache, "cache_refused_keys", |f| f.total(|counters| &counters.keys_refused)),
+    row(Cache, "cache_learned_bytes", |f| f.shared.engine.learned().bytes.to_string()),
+    row(Cache, "cache_lessons", |f| f.shared.engine.learned().view.lessons.to_string()),
+    row(Cache, "cache_keys_used_0_times", |f| cache::learned(f, 0)),
+    row(Cache, "cache_keys_used_1_times", |f| cache::learned(f, 1)),
+    row(Cache, "cache_keys_used_2_times", |f| cache::learned(f, 2)),
+    row(Cache, "cache_keys_used_3_to_4_times", |f| cache::learned(f, 3)),
+    row(Cache, "cache_keys_used_5_to_8_times", |f| cache::learned(f, 4)),
+    row(Cache, "cache_keys_used_9_to_16_times", |f| cache::learned(f, 5)),
+    row(Cache, "cache_keys_used_17_to_32_times", |f| cache::learned(f, 6)),
+    row(Cache, "cache_keys_used_more_often", |f| cache::learned(f, 7)),
 ];
 
 /// The fields of the append-only file, shown while it is in use.

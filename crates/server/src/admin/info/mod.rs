@@ -15,6 +15,7 @@ use crate::registry::{Handler, counted_rows};
 use crate::session::Context;
 use crate::statistics::CommandTotals;
 
+pub mod cache;
 mod fields;
 mod replication;
 
@@ -72,11 +73,13 @@ pub enum Section {
     Cluster,
     /// The number of keys in each database.
     Keyspace,
+    /// What cache mode does and has learned.
+    Cache,
 }
 
 impl Section {
     /// All sections, in the order in which INFO shows them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Server,
         Self::Clients,
         Self::Memory,
@@ -91,6 +94,7 @@ impl Section {
         Self::Cluster,
         Self::Keyspace,
         Self::Tls,
+        Self::Cache,
     ];
 
     /// Its heading. The name as an argument is the same in lower case.
@@ -110,6 +114,7 @@ impl Section {
             Self::Latencystats => "Latencystats",
             Self::Cluster => "Cluster",
             Self::Keyspace => "Keyspace",
+            Self::Cache => "Cache",
         }
     }
 
@@ -143,7 +148,8 @@ impl Section {
             | Self::Cpu
             | Self::Tls
             | Self::Modules
-            | Self::Cluster => {
+            | Self::Cluster
+            | Self::Cache => {
                 let loading = match facts.shared.gate.is_loading() {
                     true => LOADING_FIELDS,
                     false => &[],
