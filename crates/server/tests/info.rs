@@ -117,8 +117,8 @@ fn every_default_field_of_redis_is_shown() {
             .any(|(title, name, _)| title == section && name == line);
         assert!(found, "{section}: {line} is missing");
     }
-    // Valkey's section about certificates comes behind those of Redis.
-    titles.push("TLS");
+    // Behind those of Redis come Valkey's section about certificates and our own about cache mode.
+    titles.extend(["TLS", "Cache"]);
     assert_eq!(info.sections, titles);
 }
 
