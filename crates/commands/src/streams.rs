@@ -161,7 +161,8 @@ impl Options {
             let text = "syntax error, XTRIM must be called with a trimming strategy";
             return Err(CommandError::err(text).into());
         }
-        if limit.is_some() && !is_rough {
+        // Redis replaces `~` for its replicas and its append-only file by what the trim came to, and leaves LIMIT.
+        if limit.is_some() && !is_rough && !tx.repeats_effects() {
             return Err(CommandError::err(
                 "syntax error, LIMIT cannot be used without the special ~ option",
             )

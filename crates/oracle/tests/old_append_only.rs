@@ -1,4 +1,4 @@
-//! Append-only files of Redis before version 7: one file, with scripts instead of their effects.
+//! Append-only files as only Redis writes them: before version 7 one file, with scripts instead of their effects.
 
 mod common {
     pub mod replicas;
@@ -47,6 +47,11 @@ fn scripts_run_again_and_lead_to_the_data_that_redis_has() {
         &["EVAL", count, "2", "n", "list", "third"],
         &["PERSIST", "k"],
         &["EXEC"],
+        // A bug: these were refused. Redis writes LIMIT behind `=` if the client gave it behind `~`.
+        &[
+            "XADD", "stream", "MAXLEN", "=", "2", "LIMIT", "9", "10-1", "field", "value",
+        ],
+        &["XTRIM", "stream", "MINID", "=", "3-0", "LIMIT", "9"],
         // It fails half-way, as it did before.
         &[
             "EVAL",

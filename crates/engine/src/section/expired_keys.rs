@@ -32,6 +32,11 @@ impl Tx<'_> {
         self.expiry_time = self.now();
     }
 
+    /// True if this section repeats the effects of commands that ran elsewhere or earlier: a primary's, or those in a file.
+    pub fn repeats_effects(&self) -> bool {
+        self.expiry_time == Now(i64::MIN)
+    }
+
     /// Deadlines up to this moment have passed.
     #[inline]
     pub fn expiry_time(&self) -> Now {
