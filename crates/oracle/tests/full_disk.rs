@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::replicas::{call, digest, info, wait_until};
 use damselfly_oracle::server::{Program, ScratchFolder, Server};
@@ -15,11 +16,12 @@ use damselfly_oracle::server::{Program, ScratchFolder, Server};
 /// Mounts the file system in a namespace of the server's own, for which nobody has to be root.
 const SCRIPT: &str = r#"#!/bin/sh
 mkdir disk
-exec unshare --map-root-user --mount sh -c 'mount -t tmpfs -o size=4m none disk && exec "$0" --dir disk "$@"' PROGRAM "$@"
+exec unshare --map-root-user --mount sh -c 'mount -t tmpfs -o size=28m none disk && exec "$0" --dir disk "$@"' PROGRAM "$@"
 "#;
 
-/// A file that takes room until the test removes it.
-const BALLAST_BYTES: usize = 1 << 20;
+/// A file that takes room until the test removes it. Then there is room for all values, also for those that were accepted before the server
+/// saw that the disk was full.
+const BALLAST_BYTES: usize = 24 << 20;
 const VALUE_BYTES: usize = 16 << 10;
 /// So many values do not fit.
 const VALUES_MAX: usize = 1000;
@@ -90,14 +92,18 @@ impl SmallDisk {
         self.path.join("ballast")
     }
 
-    /// Writes until the server refuses it or does not reply. Returns how many writes were acknowledged.
-    fn fill(&self) -> usize {
+    /// Writes until the server refuses it, or until told to end. Returns how many writes were acknowledged.
+    fn fill(&self, ends: &AtomicBool) -> usize {
         let value = "x".repeat(VALUE_BYTES);
         let mut connection = self.server.connect();
         for number in 0..VALUES_MAX {
             let reply = connection.call(&["SET", &format!("key:{number}"), &value]);
             match reply {
-                Ok(reply) if reply.to_string() == "OK" => {}
+                Ok(reply) if reply.to_string() == "OK" => {
+                    if ends.load(SeqCst) {
+                        return number + 1;
+                    }
+                }
                 Ok(reply) => {
                     let text = reply.to_string();
                     let expected =
@@ -151,7 +157,7 @@ fn a_full_disk_refuses_writes_until_there_is_room() {
         return;
     };
     let server = &disk.server;
-    let acknowledged = disk.fill();
+    let acknowledged = disk.fill(&AtomicBool::new(false));
     assert!(acknowledged > 10, "{acknowledged}");
     assert_eq!(info(server, "aof_last_write_status"), "err");
     assert!(
@@ -178,9 +184,9 @@ fn with_always_a_write_that_does_not_fit_is_acknowledged_when_there_is_room() {
     let Some(disk) = SmallDisk::start("always") else {
         return;
     };
-    let server = &disk.server;
+    let (server, ends) = (&disk.server, AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let filling = scope.spawn(|| disk.fill());
+        let filling = scope.spawn(|| disk.fill(&ends));
         // The reply to the write that did not fit is held back, and other clients are refused.
         wait_until("the disk is full", || {
             info(server, "aof_last_write_status") == "err"
@@ -196,13 +202,13 @@ fn with_always_a_write_that_does_not_fit_is_acknowledged_when_there_is_room() {
                 .is_ok_and(|reply| reply.to_string().contains("MISCONF"))
         });
         assert!(!filling.is_finished());
+        ends.store(true, SeqCst);
         fs::remove_file(disk.ballast()).unwrap();
-        // The next write that does not fit has to be waited for again.
-        wait_until("writes are accepted", || {
-            info(server, "aof_last_write_status") == "ok"
-        });
-        call(server, &["CONFIG", "SET", "appendfsync", "everysec"]);
         let acknowledged = filling.join().unwrap();
+        wait_until("writes are accepted", || {
+            call(server, &["SET", "more", "x"]) == "OK"
+        });
+        assert_eq!(info(server, "aof_last_write_status"), "ok");
         assert_eq!(
             call(server, &["EXISTS", &format!("key:{}", acknowledged - 1)]),
             "(integer) 1"

@@ -170,6 +170,11 @@ impl Connection {
         !self.held.is_empty()
     }
 
+    /// Lets output go that is held back.
+    pub fn hold_nothing(&mut self) {
+        self.held.clear();
+    }
+
     /// Holds new output back until all `appended` records are on disk, of which `durable` are. Returns up to where output may be sent.
     pub fn hold(&mut self, appended: u64, durable: u64) -> usize {
         let held_end = self.held.back().map_or(self.sent, |&(end, _)| end);

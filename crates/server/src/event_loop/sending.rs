@@ -10,10 +10,16 @@ use crate::persistence::aof;
 use crate::session::Session;
 
 impl Worker {
-    /// A number that grows when more is on disk or on replicas.
+    /// A number that changes when more is on disk or on replicas, and when the append-only file can't be written or can be again.
     pub(super) fn progress(&self) -> u64 {
         let acks = self.shared.replication.acks.load(Relaxed);
-        self.shared.aof.durable().wrapping_add(acks)
+        let has_failed = u64::from(self.has_log_failed()) << 63;
+        let durable = self.shared.aof.durable();
+        durable.wrapping_add(acks).wrapping_add(has_failed)
+    }
+
+    fn has_log_failed(&self) -> bool {
+        !self.shared.gate.holding(Reasons::LOG_FAILED).is_empty()
     }
 
     /// All records below this number are where the client wants them.
@@ -46,8 +52,11 @@ impl Worker {
 
     /// Sends replies whose changes are where they have to be now.
     pub(super) fn flush_held(&mut self) {
+        if self.held.is_empty() {
+            return;
+        }
         let progress = self.progress();
-        if self.held.is_empty() || progress == self.progress_before {
+        if progress == self.progress_before {
             return;
         }
         self.progress_before = progress;
@@ -70,15 +79,15 @@ impl Worker {
     fn hold(&mut self, key: usize) -> usize {
         let safe = self.safe_record(&self.connections[key].session);
         let appended = self.shared.engine.log.appended();
-        let has_failed = !self.shared.gate.holding(Reasons::LOG_FAILED).is_empty();
+        let has_failed = self.has_log_failed();
         let connection = &mut self.connections[key];
         connection.session.has_logged &= safe < appended;
-        // While nothing can be written, only clients with changes of their own wait: the others may read, and see why.
-        let until = match has_failed && !connection.session.has_logged {
-            true => safe,
-            false => appended,
-        };
-        let sent_max = connection.hold(until, safe);
+        if has_failed && !connection.session.has_logged {
+            // While nothing can be written, only clients with changes of their own wait: the others may read, and see why.
+            connection.hold_nothing();
+            return usize::MAX;
+        }
+        let sent_max = connection.hold(appended, safe);
         if connection.is_held() {
             self.note_held(key);
         }

@@ -269,6 +269,8 @@ impl Writer<'_> {
         );
         self.aof.status_slot().write_error = Some(text);
         self.shared.gate.close(Reasons::LOG_FAILED);
+        // Replies to clients that have changed nothing need not wait any longer.
+        self.shared.threads.iter().for_each(Thread::wake);
     }
 
     fn accept_writes(&self) {
