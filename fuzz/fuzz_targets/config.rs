@@ -2,7 +2,7 @@
 //! writes loads as the same configuration.
 #![no_main]
 
-use damselfly_config::{Config, Files, OPTIONS, Origin, Request, load};
+use damselfly_config::{Config, Files, Origin, Request, Section, load};
 use std::io;
 use std::path::Path;
 
@@ -47,8 +47,9 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
 fn option_and_value(line: &[u8]) -> (Option<&'static str>, &[u8]) {
     match line {
         [index @ 0..RAW, value @ ..] => {
-            let option = &OPTIONS[usize::from(*index) % OPTIONS.len()];
-            (Some(option.name), value)
+            let mut options = Section::ALL.into_iter().flat_map(Section::options).cycle();
+            let option = options.nth(usize::from(*index));
+            (option.map(|option| option.name), value)
         }
         [_, value @ ..] => (None, value),
         [] => (None, line),
