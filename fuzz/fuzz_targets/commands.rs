@@ -399,9 +399,11 @@ fn may_be_key(at: At, place: usize, len: usize) -> bool {
         At::ToLastButOne(first) => place >= first && place + 1 < len,
         At::Counted(count_at) => place > count_at,
         At::CountedPairs(count_at) => place > count_at && (place - count_at) % 2 == 1,
-        At::HalfBehind { from, .. } | At::Behind { from, .. } | At::AllBehind { from, .. } => {
-            place > from
+        At::HalfBehind {
+            usually_from: from, ..
         }
+        | At::Behind { from, .. }
+        | At::AllBehind { from, .. } => place > from,
     }
 }
 
