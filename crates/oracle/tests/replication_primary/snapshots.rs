@@ -215,7 +215,7 @@ fn a_replica_that_does_not_read_its_snapshot_is_closed_and_slows_nobody() {
         "--rdbcompression",
         "no",
         "--repl-timeout",
-        "3",
+        "10",
         "--repl-diskless-sync-delay",
         "60",
         "--repl-diskless-sync-max-replicas",
