@@ -2,7 +2,7 @@
 //!
 //! The suite comes from Debian's source package, is cached in `.tools/`, and runs against a server
 //! that it did not start ("external"). Its tests that start their own servers, with options or
-//! files, therefore do not run, except in some files (`OWN_SERVERS`), which run against servers that the suite starts. Each other file
+//! files, therefore do not run, except in some files (`OWN_SERVERS` and those of `integration`), which run against servers that the suite starts. Each other file
 //! runs against a new server. `tests/tcl/skips.txt` lists
 //! the skipped tests and the reasons.
 
@@ -77,7 +77,7 @@ const FILES: &[&str] = &[
     "integration/shutdown",
 ];
 
-/// Files whose servers the suite starts itself, with options and files of its own.
+/// Files of `unit` whose servers the suite starts itself, with options and files of its own. Those of `integration` all are such.
 const OWN_SERVERS: &[&str] = &[
     "unit/auth",
     "unit/acl",
@@ -85,23 +85,6 @@ const OWN_SERVERS: &[&str] = &[
     "unit/aofrw",
     "unit/wait",
     "unit/dump",
-    "integration/aof",
-    "integration/aof-multi-part",
-    "integration/aof-race",
-    "integration/rdb",
-    "integration/block-repl",
-    "integration/failover",
-    "integration/replication",
-    "integration/replication-2",
-    "integration/replication-3",
-    "integration/replication-4",
-    "integration/replication-buffer",
-    "integration/replication-psync",
-    "integration/psync2",
-    "integration/psync2-master-restart",
-    "integration/psync2-pingoff",
-    "integration/psync2-reg",
-    "integration/shutdown",
 ];
 
 const SKIPS: &str = "tests/tcl/skips.txt";
@@ -226,7 +209,7 @@ fn parse_skips(text: &str) -> Result<Skips, String> {
 /// Runs one file against a new server; returns the output of the suite without colours.
 fn play_file(program: &Program, suite: &Path, file: &str, skips: &Skips) -> Result<String, String> {
     let mut server = None;
-    if OWN_SERVERS.contains(&file) {
+    if file.starts_with("integration/") || OWN_SERVERS.contains(&file) {
         install_program(program, suite)?;
     } else {
         let started = Server::start(program, arguments(program));
