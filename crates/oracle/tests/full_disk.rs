@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use common::replicas::{call, digest, info, wait_until};
+use common::replicas::{call, digest, info, wait_until, with_append_only_file};
 use damselfly_oracle::server::{Program, ScratchFolder, Server};
 
 /// Mounts the file system in a namespace of the server's own, for which nobody has to be root.
@@ -128,17 +128,7 @@ impl SmallDisk {
             &self.path.join("appendonlydir"),
             &folder.path().join("appendonlydir"),
         );
-        let dir = folder.path().display().to_string();
-        let options = [
-            "--dir",
-            &dir,
-            "--appendonly",
-            "yes",
-            "--enable-debug-command",
-            "yes",
-        ];
-        let other = Server::start(&Program::subject(), &options).unwrap();
-        wait_until("the copy is loaded", || call(&other, &["PING"]) == "PONG");
+        let other = with_append_only_file(&Program::subject(), folder.path());
         assert_eq!(digest(&other), digest(&self.server));
     }
 }

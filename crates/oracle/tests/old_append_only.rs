@@ -6,7 +6,7 @@ mod common {
 
 use std::fs;
 
-use common::replicas::{call, digest, wait_until};
+use common::replicas::{digest, with_append_only_file};
 use damselfly_base::sha1::{hex, sha1};
 use damselfly_oracle::connection::request;
 use damselfly_oracle::server::{Program, ScratchFolder, Server};
@@ -14,18 +14,7 @@ use damselfly_oracle::server::{Program, ScratchFolder, Server};
 fn start(program: &Program, log: &[u8]) -> (Server, ScratchFolder) {
     let folder = ScratchFolder::create().unwrap();
     fs::write(folder.path().join("appendonly.aof"), log).unwrap();
-    let dir = folder.path().display().to_string();
-    let options = [
-        "--dir",
-        &dir,
-        "--appendonly",
-        "yes",
-        "--enable-debug-command",
-        "yes",
-    ];
-    let server = Server::start(program, &options).unwrap();
-    wait_until("it is loaded", || call(&server, &["PING"]) == "PONG");
-    (server, folder)
+    (with_append_only_file(program, folder.path()), folder)
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use damselfly_protocol::client::Value;
 
 /// How long a state may take to come about on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-
+/// How often it is looked whether it has come about.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Options without which synchronisations would wait for further replicas, and data could not be compared.
@@ -51,6 +52,22 @@ pub fn redis_of(primary: SocketAddr, arguments: &[&str]) -> Server {
 /// Runs a command and returns its reply as text.
 pub fn call(server: &Server, arguments: &[&str]) -> String {
     server.connect().call(arguments).unwrap().to_string()
+}
+
+/// A server that has loaded the append-only file in a folder.
+pub fn with_append_only_file(program: &Program, folder: &Path) -> Server {
+    let dir = folder.display().to_string();
+    let options = [
+        "--dir",
+        &dir,
+        "--appendonly",
+        "yes",
+        "--enable-debug-command",
+        "yes",
+    ];
+    let server = Server::start(program, &options).unwrap();
+    wait_until("it is loaded", || call(&server, &["PING"]) == "PONG");
+    server
 }
 
 /// Makes a server follow another one.
