@@ -61,6 +61,7 @@ pub fn run() -> Result<(), String> {
             "warnings",
         ]))
     });
+    steps.step("build of the fuzz targets", fuzz::build_all);
     steps.step("test", test::suites);
     for package in LOOM {
         steps.step(&format!("loom on {package}"), || {

@@ -46,7 +46,9 @@ impl Merge {
             }
         }
         self.readers.iter().for_each(Reader::release);
+        let before = self.readers.len();
         self.readers.retain_mut(|reader| !reader.is_finished());
+        self.log.note_freed_rings(before - self.readers.len());
         batch.end = self.next;
         self.log.note_merged(self.next);
         (batch.end - batch.first) as usize

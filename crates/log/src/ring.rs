@@ -20,6 +20,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// The length of a ring, in words: 1 MiB.
 const WORDS: usize = if cfg!(loom) { 16 } else { 1 << 17 };
+/// The memory that a ring takes, in bytes.
+pub(crate) const RING_BYTES: usize = WORDS * 8;
 const HEAD_WORDS: usize = 3;
 const TIME_BITS: u32 = 48;
 

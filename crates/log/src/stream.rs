@@ -16,7 +16,7 @@ use std::sync::{
 
 use crate::batch::Targets;
 use crate::record::Record;
-use crate::ring::{Head, Reader, Writer, ring};
+use crate::ring::{Head, RING_BYTES, Reader, Writer, ring};
 
 /// The overflow is congested when it has more bytes than this.
 pub const OVERFLOW_BYTES_MAX: usize = 16 << 20;
@@ -37,6 +37,8 @@ pub struct Log {
     /// Rings that the merge does not know yet.
     new_readers: Mutex<Vec<Reader>>,
     has_new_readers: AtomicBool,
+    /// Rings that exist.
+    rings: AtomicUsize,
     overflow: Mutex<BTreeMap<u64, (Head, Vec<u8>)>>,
     overflow_records: AtomicUsize,
     /// Payload bytes in `overflow`, changed under its lock.
@@ -55,6 +57,7 @@ impl Default for Log {
             merged: AtomicU64::new(0),
             new_readers: Mutex::new(Vec::new()),
             has_new_readers: AtomicBool::new(false),
+            rings: AtomicUsize::new(0),
             overflow: Mutex::new(BTreeMap::new()),
             overflow_records: AtomicUsize::new(0),
             overflow_bytes: AtomicUsize::new(0),
@@ -149,6 +152,7 @@ impl Log {
     #[cold]
     pub(crate) fn add_ring(&self) -> Writer {
         let (writer, reader) = ring();
+        self.rings.fetch_add(1, Relaxed);
         locked(&self.new_readers).push(reader);
         self.has_new_readers.store(true, Release);
         writer
@@ -181,6 +185,15 @@ impl Log {
         self.overflow_bytes.fetch_sub(taken.1.len(), Relaxed);
         self.overflow_records.store(overflow.len(), Release);
         Some(taken)
+    }
+
+    pub(crate) fn note_freed_rings(&self, count: usize) {
+        self.rings.fetch_sub(count, Relaxed);
+    }
+
+    /// The memory that the rings and the overflow take, in bytes.
+    pub fn buffer_bytes(&self) -> usize {
+        self.rings.load(Relaxed) * RING_BYTES + self.overflow_bytes.load(Relaxed)
     }
 
     /// True if too much is in the overflow.

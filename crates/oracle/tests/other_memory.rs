@@ -158,6 +158,28 @@ fn client_buffers_leave_half_of_the_memory_to_keys() {
     cache.assert_works("requests and transactions");
 }
 
+/// Bug: each thread that wrote to an append-only file took a MiB for it, which evicted keys.
+#[test]
+fn the_buffers_of_the_log_evict_no_key() {
+    const CLIENTS: usize = 12;
+    let arguments = ["--maxmemory-policy", "allkeys-lru", "--threads", "4"];
+    let server = Server::start(&Program::subject(), &arguments).unwrap();
+    let connection = server.connect();
+    let mut cache = Cache { server, connection };
+    assert_eq!(cache.set_all("key", KEYS, VALUE_BYTES), 0);
+    cache.limit_to(MIB);
+    assert_eq!(cache.run(&["CONFIG", "SET", "appendonly", "yes"]), "OK");
+    for _ in 0..CLIENTS {
+        let mut client = cache.server.connect();
+        let reply = client.call(&["SET", "key0", "v"]).unwrap();
+        assert_eq!(text(&reply), "OK");
+    }
+    assert!(cache.info("mem_not_counted_for_evict") >= 2 * MIB);
+    assert_eq!(cache.set_all("key", KEYS, VALUE_BYTES), 0);
+    assert_eq!(cache.info("evicted_keys"), 0);
+    assert_eq!(cache.number(&["DBSIZE"]), KEYS);
+}
+
 /// Bug: the texts of function libraries evicted all keys.
 #[test]
 fn function_libraries_leave_half_of_the_memory_to_keys() {

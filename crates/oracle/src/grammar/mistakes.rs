@@ -50,6 +50,7 @@ pub(crate) fn mutate(arguments: &mut Vec<Vec<u8>>, random: &mut Random) {
 pub(super) fn tame(arguments: &mut [Vec<u8>]) {
     const COUNT_MIN: i64 = -1000;
     shorten_timeout(arguments);
+    shorten_wait(arguments);
     shorten_ttl(arguments);
     shorten_bitmap(arguments);
     let Some((name, rest)) = arguments.split_first_mut() else {
@@ -129,11 +130,28 @@ fn shorten_timeout(arguments: &mut [Vec<u8>]) {
 fn shorten_block(arguments: &mut [Vec<u8>]) {
     for at in 1..arguments.len() {
         if arguments[at - 1].eq_ignore_ascii_case(b"BLOCK") {
-            let number = std::str::from_utf8(&arguments[at]).map(str::parse::<i64>);
-            if matches!(number, Ok(Ok(0 | 6..))) {
-                arguments[at] = b"1".to_vec();
-            }
+            shorten_ms(&mut arguments[at]);
         }
+    }
+}
+
+/// Shortens the timeout of a command that may wait for replicas; for no replicas, it does not wait.
+fn shorten_wait(arguments: &mut [Vec<u8>]) {
+    let waits = match arguments {
+        [name, replicas, ..] if name.eq_ignore_ascii_case(b"WAIT") => replicas != b"0",
+        [name, ..] => name.eq_ignore_ascii_case(b"WAITAOF"),
+        [] => false,
+    };
+    if let Some(timeout) = arguments.last_mut().filter(|_| waits) {
+        shorten_ms(timeout);
+    }
+}
+
+/// Shortens a timeout in milliseconds, for which 0 means forever.
+fn shorten_ms(timeout: &mut Vec<u8>) {
+    let number = std::str::from_utf8(timeout).map(str::parse::<i64>);
+    if matches!(number, Ok(Ok(0 | 6..))) {
+        *timeout = b"1".to_vec();
     }
 }
 

@@ -189,14 +189,20 @@ impl Dispatcher {
 /// How many bytes memory use is over the limit. While it is not zero, keys are evicted or writes refused.
 pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
     let used = heap::used_bytes().saturating_sub(garbage::pending_bytes()) as u64;
-    // A replica that is behind must not cost keys: its output limit bounds what it takes.
-    let counted = used.saturating_sub(shared.replication.extra_bytes());
+    let counted = used.saturating_sub(log_bytes(shared));
     let excess = counted.saturating_sub(config.maxmemory_bytes);
     if excess == 0 || !evicts(config) {
         return excess;
     }
     let data = heap::data_bytes() as u64;
     excess.min(data.saturating_sub(protected_bytes(config, shared)))
+}
+
+/// The memory of what is logged and not yet written or sent. Replication and an append-only file must not cost keys; other limits bound
+/// what they take.
+fn log_bytes(shared: &Shared) -> u64 {
+    let buffers = shared.engine.log.buffer_bytes() + shared.aof.queued_bytes();
+    buffers as u64 + shared.replication.extra_bytes()
 }
 
 /// How many bytes of entries are never evicted to make room for other memory.
@@ -208,7 +214,7 @@ fn protected_bytes(config: &Config, shared: &Shared) -> u64 {
 /// How many of the bytes in use do not count towards `maxmemory` now.
 pub fn uncounted_bytes(config: &Config, shared: &Shared) -> u64 {
     let (pending, used) = (garbage::pending_bytes(), heap::used_bytes());
-    let mut uncounted = pending as u64 + shared.replication.extra_bytes();
+    let mut uncounted = pending as u64 + log_bytes(shared);
     if config.maxmemory_bytes > 0 && evicts(config) {
         let other = used.saturating_sub(pending + heap::data_bytes()) as u64;
         let counted = config.maxmemory_bytes - protected_bytes(config, shared);
