@@ -46,6 +46,9 @@ use crate::clock;
 use crate::log_thread::Consumer;
 use crate::shared::Shared;
 
+/// The length of a time in the file.
+const TIME_BYTES: usize = "#TS:1700000000\r\n".len();
+
 /// The log is held up when so many bytes wait to be written.
 const QUEUED_BYTES_MAX: usize = 64 << 20;
 
@@ -79,6 +82,7 @@ enum Item {
 #[derive(Default)]
 struct Queue {
     items: VecDeque<Item>,
+    /// Bytes of changes in `items`, or that are being written.
     bytes: usize,
     /// The record at which the rewrite in progress has its cut, until that is queued.
     cut: Option<u64>,
@@ -521,11 +525,11 @@ impl Queue {
 impl Intake {
     /// The bytes of the records from `cut` on, with the time where a new second begins.
     fn bytes(&self, batch: &Batch, cut: u64) -> Vec<u8> {
-        let mut bytes = Vec::new();
         let mut times: &[(usize, i64)] = match self.aof.writes_times.load(Relaxed) {
             true => &batch.seconds,
             false => &[],
         };
+        let mut bytes = Vec::with_capacity(batch.bytes.len() + times.len() * TIME_BYTES);
         for (mut from, mut piece) in batch.after(cut, Targets::FILE) {
             while let [(at, second), rest @ ..] = times
                 && *at < from + piece.len()

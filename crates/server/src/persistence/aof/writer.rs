@@ -64,7 +64,6 @@ impl Writer<'_> {
         let mut queue = self.aof.queue();
         loop {
             if !queue.items.is_empty() {
-                queue.bytes = 0;
                 return Some(std::mem::take(&mut queue.items));
             }
             if queue.is_ending {
@@ -97,6 +96,7 @@ impl Writer<'_> {
                     self.insist("write", |writer| {
                         writer.files_do(|files| files.append(&bytes))
                     });
+                    self.aof.queue().bytes -= bytes.len();
                     self.end = end;
                 }
                 Item::Cut => {
