@@ -75,6 +75,11 @@ impl Search {
         is_lowest
     }
 
+    /// How many candidates were considered.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen
+    }
+
     /// True if the best victim so far should be evicted without looking at another group.
     pub fn is_over(&self) -> bool {
         self.accepts || self.seen >= CANDIDATES_MAX

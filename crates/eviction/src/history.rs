@@ -20,21 +20,23 @@ pub(crate) const CLASSES: usize = USES * INTERVALS;
 
 const INTERVAL_SHIFT: u32 = 14;
 const INTERVAL_MAX: u32 = 63;
-const STEPS_PER_DOUBLING: f32 = 4.0;
+/// A level of the model is a doubling, in the steps of an interval.
+pub(crate) const STEPS_PER_LEVEL: u32 = 4;
 const USES_SHIFT: u32 = 20;
 const READ_BIT: u32 = 1 << 23;
 
 /// One in this many uses raises each level, so that the level is the logarithm of the number.
 const USES_TO_RISE: [u32; USES - 1] = [1, 1, 1, 2, 4, 8, 16];
 
-/// The level of intervals as long as the cache turns over.
-const LEVEL_OF_SIZE: f32 = INTERVALS as f32 * 0.75;
+/// The level of intervals as long as the cache turns over, so that the last two are longer.
+const LEVEL_OF_SIZE: u32 = INTERVALS as u32 * 3 / 4;
 
+const _: () = assert!(TICKS_PER_SIZE.ilog2() == LEVEL_OF_SIZE);
 const _: () = assert!(INTERVAL_SHIFT == TICK_MASK.count_ones());
 const _: () = assert!(USES == 1 << (23 - USES_SHIFT));
 
 /// The past of an entry.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct History(u32);
 
 impl History {
@@ -122,16 +124,18 @@ impl History {
         Self(self.0 & !READ_BIT | if is_read { READ_BIT } else { 0 })
     }
 
+    /// The level of the interval that the model distinguishes.
+    pub(crate) fn interval_level(self) -> u32 {
+        (self.interval() / STEPS_PER_LEVEL).min(INTERVALS as u32 - 1)
+    }
+
     /// The class of the model: the level of uses, and the level of intervals for entries that were used.
     #[inline]
     pub(crate) fn class(self) -> usize {
-        let uses = self.uses() as usize;
-        if uses == 0 {
-            return 0;
+        match self.uses() as usize {
+            0 => 0,
+            uses => uses * INTERVALS + self.interval_level() as usize,
         }
-        let doublings = self.interval() as f32 / STEPS_PER_DOUBLING;
-        let level = doublings - (TICKS_PER_SIZE.ilog2() as f32) + LEVEL_OF_SIZE;
-        uses * INTERVALS + (level.max(0.0) as usize).min(INTERVALS - 1)
     }
 }
 

@@ -2,16 +2,18 @@
 //!
 //! ```text
 //!                  24 bits per entry             one model for all shards
-//!  use of a key ──► History ──(class, age)──► hits[class][age] ──┐
-//!  key evicted ───► Ghosts ── never used ───► losses[class][age] ┴─ learn ─► rank[class][age]
-//!                     │ 4 bytes each, one for two entries                         │
-//!                     └── used again: the key gets its history back               ▼
-//!                                           evict the first neighbour below a threshold
+//!  use of a key ──► History ──(class, age)──► hits[class][age] ──────┐
+//!  key evicted ───► Ghosts                                           │
+//!                     │  └─ a few, now and then ─► presence[class][age] ┴─ learn ─► rank[class][age]
+//!                     │     and the candidates                                          │
+//!                     └── used again: the key gets its history back                     ▼
+//!                         (3 bytes each, two for three entries)   evict the first neighbour below a threshold
 //! ```
 //!
 //! The rank is a Gittins index (J. C. Gittins, "Bandit processes and dynamic allocation indices", J. R. Stat. Soc. B 41(2), 1979):
 //! the highest rate of hits that an entry can achieve from its present age on, over all times at which one may give up on it. How likely a use is at each age is
-//! estimated per class of entries from their hits, and from those that were not used again as far as anybody could see (censored observations; Kaplan and Meier, 1958).
+//! estimated per class of entries: hits divided by the time that entries spend at that age (the occurrence-exposure rate of
+//! life tables). That time is estimated from the entries that evictions come across, and from a few ghosts.
 //! Beckmann, Chen and Cidon, "LHD: Improving Cache Hit Rate by Maximizing Hit Density", NSDI 2018, learn a similar rank; it looks only at
 //! the whole remaining life of an entry.
 //!

@@ -1,10 +1,14 @@
 //! The model: how likely entries of each class are to be used at each age, and what follows for their rank.
 //!
 //! ```text
-//! hits[class][age]     uses of entries of that class and age (fixed point)
-//! losses[class][age]   entries of that class that nobody has used until that age, when they were forgotten
-//! rank[class][age]     the most hits per tick that can be expected of such an entry
+//! hits[class][age]       uses of entries of that class and age (fixed point)
+//! presence[class][age]   how many entries had that class and age, and for how long (fixed point): entries times turnovers
+//! rank[class][age]       the most hits per tick that can be expected of such an entry
 //! ```
+//!
+//! The probability of a use at an age is the hits divided by the presence (in statistics, the occurrence-exposure rate). Hits are counted, and the presence is estimated: each
+//! eviction looks at a few entries and ghosts, which are a random sample of all, and each stands for its share of all until the next eviction. So the
+//! model knows at once about entries that are not used, and need not wait until they are forgotten.
 //!
 //! 64 classes, 32 ages, three numbers of four bytes: 24 KiB, for the whole process. Ages are logarithmic, two for each doubling.
 
@@ -19,6 +23,20 @@ const AGES: usize = 32;
 /// One event, in the fixed point of the counts.
 const EVENT: u32 = 256;
 
+/// The fewest entries that are seen before the first lesson.
+const SEEN_MIN: u64 = 256;
+
+/// Events are counted for at most so many periods without a lesson, because nothing is evicted: two turnovers, as
+/// long as the entries that the next eviction sees can stand for.
+const PERIODS_MAX: u64 = 4;
+
+/// Before the first lesson, they are counted for so many uses at most. No counter overflows: a use counts [`EVENT`].
+const FIRST_USES_MAX: u64 = 1 << 23;
+const _: () = assert!(FIRST_USES_MAX * (EVENT as u64) < 1 << 32);
+
+/// Stops counting: a random number is hardly ever a multiple of this.
+const NONE: u32 = u32::MAX;
+
 /// The share of the counts that remains when the model has learned.
 const REMAINS: f32 = 0.9;
 
@@ -31,8 +49,11 @@ const KIND_PRIOR_EVENTS: f32 = 32.0;
 /// How much more likely an entry of each kind is to be used at any age, compared with all entries: roughly the mean over the traces of decision 29.
 const LIKELIHOODS: [f32; USES] = [0.55, 1.65, 2.75, 2.75, 3.6, 5.0, 6.0, 5.5];
 
-/// The highest probability of a use at an age that is assumed without having been seen.
-const HAZARD_MAX: f32 = 0.9;
+/// The highest probability of a use at an age that is assumed.
+const HAZARD_MAX: f32 = 0.98;
+
+/// The same, without having been seen.
+const EXPECTED_HAZARD_MAX: f32 = 0.9;
 
 /// The fewest uses from one learning to the next.
 const PERIOD_MIN: u64 = 512;
@@ -48,9 +69,11 @@ type Counts = [[AtomicU32; AGES]; CLASSES];
 #[derive(Debug)]
 pub struct Model {
     hits: Counts,
-    losses: Counts,
+    presence: Counts,
     /// Bits of `f32`.
     ranks: Counts,
+    /// Entries that were seen before the first lesson.
+    seen: AtomicU64,
     /// Uses since the model has learned.
     uses: AtomicU64,
     /// When it learns next, in uses.
@@ -97,8 +120,9 @@ impl Default for Model {
         let counts = || std::array::from_fn(|_| std::array::from_fn(|_| AtomicU32::new(0)));
         let model = Self {
             hits: counts(),
-            losses: counts(),
+            presence: counts(),
             ranks: counts(),
+            seen: AtomicU64::new(0),
             uses: AtomicU64::new(0),
             period: AtomicU64::new(PERIOD_MIN),
             one_in: AtomicU32::new(1),
@@ -123,21 +147,34 @@ impl Model {
     /// Counts a use of an entry, or of a ghost, that had this history. `random` is a uniform number.
     #[inline]
     pub fn count_hit(&self, history: History, now: Tick, random: u32) {
-        self.count(&self.hits, history, now, random);
-    }
-
-    /// Counts an entry that was forgotten without having been used.
-    #[inline]
-    pub fn count_loss(&self, history: History, now: Tick, random: u32) {
-        self.count(&self.losses, history, now, random);
-    }
-
-    #[inline]
-    fn count(&self, counts: &Counts, history: History, now: Tick, random: u32) {
-        let one_in = self.one_in.load(Relaxed);
-        if one_in == 1 || random.is_multiple_of(one_in) {
-            counts[history.class()][age_class(history.age(now))].fetch_add(EVENT, Relaxed);
+        if self.is_counted(random) {
+            self.hits[history.class()][age_class(history.age(now))].fetch_add(EVENT, Relaxed);
         }
+    }
+
+    /// Counts an entry or a ghost that stands for all of its shard, or a share of them, during some uses. `share_of_uses` is the product of both numbers.
+    /// `random` is a uniform number.
+    pub fn count_presence(&self, history: History, now: Tick, share_of_uses: f32, random: u32) {
+        if self.is_counted(random) {
+            let weight = (share_of_uses * EVENT as f32) as u32;
+            self.presence[history.class()][age_class(history.age(now))].fetch_add(weight, Relaxed);
+        }
+    }
+
+    #[inline]
+    fn is_counted(&self, random: u32) -> bool {
+        let one_in = self.one_in.load(Relaxed);
+        one_in == 1 || random.is_multiple_of(one_in)
+    }
+
+    /// True before the first lesson. All entries that are seen until then count alike, and their number is that of the cache.
+    pub fn is_new(&self) -> bool {
+        self.lessons.load(Relaxed) == 0
+    }
+
+    /// Notes how many entries an eviction has seen.
+    pub fn note_seen(&self, entries: usize) {
+        self.seen.fetch_add(entries as u64, Relaxed);
     }
 
     /// The hits per tick and byte that an entry promises. The entry with the lowest rank is evicted first.
@@ -160,13 +197,21 @@ impl Model {
     /// Notes `uses` more of the cache's entries, hits or misses.
     #[inline]
     pub fn note_uses(&self, uses: u64) {
-        self.uses.fetch_add(uses, Relaxed);
+        let before = self.uses.fetch_add(uses, Relaxed);
+        let limit = match self.is_new() {
+            true => FIRST_USES_MAX,
+            false => self.period.load(Relaxed) * PERIODS_MAX,
+        };
+        if before >= limit {
+            self.one_in.store(NONE, Relaxed);
+        }
     }
 
     /// True if the model should [learn](Self::learn) now.
     #[inline]
     pub fn is_due(&self) -> bool {
-        self.uses.load(Relaxed) >= self.period.load(Relaxed)
+        let (uses, seen) = (self.uses.load(Relaxed), self.seen.load(Relaxed));
+        uses >= self.period.load(Relaxed) && seen >= SEEN_MIN
     }
 
     /// Computes the ranks from the counts, for a cache of this many entries. Does nothing while another thread does so.
@@ -179,10 +224,13 @@ impl Model {
         self.period.store(period, Relaxed);
         let one_in = (period / COUNTED_PER_PERIOD).max(1) as u32;
         self.one_in.store(one_in, Relaxed);
+        if self.is_new() {
+            self.estimate_first_presence(entries);
+        }
         let all = self.sum(0..CLASSES).hazards(None, 1.0);
         for (uses, likelihood) in LIKELIHOODS.iter().enumerate() {
             let classes = uses * INTERVALS..(uses + 1) * INTERVALS;
-            let expected = all.map(|hazard| (hazard * likelihood).min(HAZARD_MAX));
+            let expected = all.map(|hazard| (hazard * likelihood).min(EXPECTED_HAZARD_MAX));
             let kind = self.sum(classes.clone());
             let kind = kind.hazards(Some(&expected), KIND_PRIOR_EVENTS);
             for class in classes {
@@ -191,7 +239,7 @@ impl Model {
                 self.set_ranks(class, &hazards);
             }
         }
-        for count in self.hits.iter().chain(&self.losses).flatten() {
+        for count in self.hits.iter().chain(&self.presence).flatten() {
             // Events that others count meanwhile may be lost, which does no harm.
             count.store((count.load(Relaxed) as f32 * REMAINS) as u32, Relaxed);
         }
@@ -220,16 +268,34 @@ impl Model {
         }
     }
 
+    /// Before the first lesson, the cache has grown, and no entry was lost. So each was present at all ages up to that of its hits, or
+    /// up to its present one.
+    fn estimate_first_presence(&self, entries: usize) {
+        let number = |count: &AtomicU32| count.load(Relaxed) as f32;
+        let seen: f32 = self.presence.iter().flatten().map(number).sum();
+        for (hits, presence) in self.hits.iter().zip(&self.presence) {
+            let mut older = 0.0;
+            for age in (0..AGES).rev() {
+                let there = number(&presence[age]) / seen.max(1.0) * entries as f32;
+                let ended = there + number(&hits[age]) / EVENT as f32;
+                let ticks = (older + ended * 0.5) * width(age);
+                older += ended;
+                let turnovers = ticks / TICKS_PER_SIZE as f32;
+                presence[age].store((turnovers * EVENT as f32) as u32, Relaxed);
+            }
+        }
+    }
+
     fn sum(&self, classes: std::ops::Range<usize>) -> Events {
         let mut events = Events {
             hits: [0.0; AGES],
-            losses: [0.0; AGES],
+            presence: [0.0; AGES],
         };
         let number = |count: &AtomicU32| count.load(Relaxed) as f32 / EVENT as f32;
         for class in classes {
             for age in 0..AGES {
                 events.hits[age] += number(&self.hits[class][age]);
-                events.losses[age] += number(&self.losses[class][age]);
+                events.presence[age] += number(&self.presence[class][age]) * TICKS_PER_SIZE as f32;
             }
         }
         events
@@ -240,15 +306,17 @@ impl Model {
         let by_uses = std::array::from_fn(|uses| {
             let events = self.sum(uses * INTERVALS..(uses + 1) * INTERVALS);
             let hits: f32 = events.hits.iter().sum();
-            let losses: f32 = events.losses.iter().sum();
+            let hazards = events.hazards(None, 0.0);
+            let never_again: f32 = hazards.iter().map(|hazard| 1.0 - hazard).product();
+            let began = hits / (1.0 - never_again).max(0.01);
             let mut seen = 0.0;
             let median = events.hits.iter().position(|count| {
                 seen += count;
                 seen * 2.0 >= hits && hits > 0.0
             });
             UsageSeen {
-                events: hits + losses,
-                never_again: losses / (hits + losses).max(1.0),
+                events: began,
+                never_again,
                 half_within: median.map_or(0.0, |age| first_tick(age + 1)) / TICKS_PER_SIZE as f32,
             }
         });
@@ -261,22 +329,24 @@ impl Model {
 
 struct Events {
     hits: [f32; AGES],
-    losses: [f32; AGES],
+    /// Entries times ticks.
+    presence: [f32; AGES],
 }
 
 impl Events {
     /// The probability that an entry that has not been used before an age is used at that age. `events` of a prior are assumed besides those that
-    /// were seen. Entries lost at an age were there for half of it.
+    /// were seen. Entries used at an age were there for half of it.
     fn hazards(&self, prior: Option<&[f32; AGES]>, events: f32) -> [f32; AGES] {
-        let mut hazards = [0.0; AGES];
-        let mut left = 0.0;
-        for age in (0..AGES).rev() {
-            left += self.hits[age] + self.losses[age] * 0.5;
+        std::array::from_fn(|age| {
+            let width = width(age);
+            if width == 0.0 {
+                return 0.0;
+            }
+            let came = self.presence[age] / width + self.hits[age] * 0.5;
             let expected = prior.map_or(0.0, |prior| prior[age]);
-            hazards[age] = (self.hits[age] + events * expected) / (left + events);
-            left += self.losses[age] * 0.5;
-        }
-        hazards
+            let hits = self.hits[age] + events * expected;
+            (hits / (came + events).max(f32::MIN_POSITIVE)).min(HAZARD_MAX)
+        })
     }
 }
 
@@ -302,4 +372,65 @@ fn first_tick(age: usize) -> f32 {
 /// How many ticks an age has; half a tick for those between whole ones.
 fn ticks(age: usize) -> f32 {
     first_tick(age + 1) - first_tick(age)
+}
+
+/// How many whole ticks an age has. The second tick is not divided.
+fn width(age: usize) -> f32 {
+    match age {
+        0 | 1 => 1.0,
+        2 => 0.0,
+        _ => ticks(age),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_of_ages_add_up() {
+        let ticks = (0..AGES - 1).map(width).sum::<f32>();
+        assert_eq!(ticks, first_tick(AGES - 1));
+        for tick in 0..1000 {
+            let age = age_class(tick);
+            assert!(width(age) > 0.0, "{tick}");
+        }
+    }
+
+    #[test]
+    fn hits_by_presence_are_the_probability_of_a_use() {
+        let mut events = Events {
+            hits: [0.0; AGES],
+            presence: [0.0; AGES],
+        };
+        // Of 100 entries, 20 are used at this age, on average in the middle of it.
+        let age = age_class(100);
+        events.hits[age] = 20.0;
+        events.presence[age] = 90.0 * width(age);
+        let hazards = events.hazards(None, 0.0);
+        assert!((hazards[age] - 0.2).abs() < 1e-6, "{}", hazards[age]);
+        assert_eq!(hazards[age - 1], 0.0);
+        let expected = [0.4; AGES];
+        let hazards = events.hazards(Some(&expected), 100.0);
+        assert!((hazards[age] - 0.3).abs() < 1e-6, "{}", hazards[age]);
+        assert!((hazards[age - 1] - 0.4).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_long_time_without_evictions_overflows_no_counter() {
+        let model = Model::default();
+        let history = History::new(0);
+        for _ in 0..FIRST_USES_MAX / 32 + 10 {
+            model.note_uses(32);
+        }
+        model.count_hit(history, 0, 12_345);
+        assert_eq!(model.sum(0..CLASSES).hits.iter().sum::<f32>(), 0.0);
+        // The first lesson begins to count again.
+        model.note_seen(SEEN_MIN as usize);
+        model.count_presence(history, 0, 1.0, 0);
+        assert!(model.is_due());
+        model.learn(1000);
+        model.count_hit(history, 0, 12_345);
+        assert!(model.sum(0..CLASSES).hits.iter().sum::<f32>() > 0.0);
+    }
 }

@@ -10,6 +10,16 @@ use crate::pace::Pace;
 /// A shard reports its uses to the model in groups of this many, since all threads write to the model.
 const USES_PER_REPORT: u32 = 32;
 
+/// So many entries are counted at a time, as a sample of all. It is a fixed number: the last candidate of a search is the victim, so the candidates of one
+/// search are, on average, worth less than others. A sequence of searches has all entries in equal shares.
+const SAMPLE: usize = 16;
+
+/// The first candidates of a search are not counted: they are the neighbours of the newest entry, which is one of them.
+const SKIPPED: usize = 8;
+
+/// One sample stands for at most so many turnovers, although evictions may be rarer.
+const TURNOVERS_MAX: usize = 2;
+
 /// The state of a shard.
 #[derive(Clone, Debug, Default)]
 pub struct ShardState {
@@ -20,6 +30,11 @@ pub struct ShardState {
     /// Uses that the model does not know of yet.
     unreported: u32,
     newest: Option<u64>,
+    /// Uses since entries were counted.
+    uncounted: u32,
+    /// Entries that searches came across, and when.
+    sample: [(History, Tick); SAMPLE],
+    sampled: usize,
 }
 
 /// A use of a key, at a moment of its shard's clock.
@@ -62,6 +77,7 @@ impl ShardState {
     pub fn note_use<'m>(&mut self, model: &'m Model, random: u32) -> Use<'m> {
         self.clock.advance();
         self.unreported += 1;
+        self.uncounted = self.uncounted.saturating_add(1);
         if self.unreported >= USES_PER_REPORT {
             model.note_uses(std::mem::take(&mut self.unreported).into());
         }
@@ -110,7 +126,12 @@ impl ShardState {
         candidate: Candidate,
         random: u64,
     ) -> bool {
-        let rank = model.rank(candidate, self.clock.now());
+        let now = self.clock.now();
+        if search.seen() >= SKIPPED && self.sampled < SAMPLE {
+            self.sample[self.sampled] = (candidate.history, now);
+            self.sampled += 1;
+        }
+        let rank = model.rank(candidate, now);
         search.consider(&mut self.threshold, rank, random)
     }
 
@@ -126,8 +147,34 @@ impl ShardState {
         self.threshold.note_victim();
         self.clock.set_entries(entries);
         self.ghosts.fit(entries + 1);
-        if let Some(forgotten) = self.ghosts.insert(hash, history) {
-            model.count_loss(forgotten, self.clock.now(), random);
+        self.count_sample(model, entries, random);
+        self.ghosts.insert(hash, history);
+    }
+
+    /// Counts the entries that the search came across, and a few ghosts, for the time since that was done last.
+    fn count_sample(&mut self, model: &Model, entries: usize, random: u32) {
+        if self.sampled < SAMPLE {
+            return;
+        }
+        self.sampled = 0;
+        if model.is_new() {
+            model.note_seen(SAMPLE);
+            self.uncounted = 0;
+            for (history, then) in self.sample {
+                // The first lesson needs them, even if hits are not counted any more.
+                model.count_presence(history, then, 1.0, 0);
+            }
+            return;
+        }
+        let limit = u32::try_from(entries * TURNOVERS_MAX).unwrap_or(u32::MAX);
+        let uses = std::mem::take(&mut self.uncounted).min(limit.max(1)) as f32;
+        for (history, then) in self.sample {
+            model.count_presence(history, then, uses / SAMPLE as f32, random);
+        }
+        let share = uses * self.ghosts.sets_per_entry(entries);
+        let now = self.clock.now();
+        for history in self.ghosts.any_set(random) {
+            model.count_presence(history, now, share, random);
         }
     }
 
