@@ -401,8 +401,8 @@ pub struct Request {
     pub spans: usize,
     /// The row of the command, if there is one of that name.
     pub row: Option<&'static Row>,
-    /// The hash of its first key, if it has exactly one.
-    pub hash: u64,
+    /// The place and the hash of its key, if its command has exactly one at a fixed place.
+    pub key: Option<(usize, u64)>,
 }
 
 /// Requests that were parsed together.
