@@ -23,6 +23,7 @@ impl Replication {
         if self.is_replica() && shared.engine.log.wants(Targets::REPLICAS) && self.is_settled() {
             self.settle_log(shared);
         }
+        self.give_up_useless_snapshot(shared, config);
         match self.feeds.load(Relaxed) {
             0 => self.drop_old_backlog(shared, config),
             _ => {
