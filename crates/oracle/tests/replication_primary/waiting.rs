@@ -1,5 +1,6 @@
 //! Waiting for replicas: WAIT, CLIENT DURABLE, and `min-replicas-to-write`.
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use damselfly_protocol::client::Value as Reply;
@@ -125,6 +126,24 @@ fn writes_need_good_replicas_if_that_is_configured() {
     });
     set_option(&mut connection, "min-replicas-to-write", "0");
     say(&mut connection, "SET key 1");
+}
+
+#[test]
+fn a_replica_counts_as_soon_as_it_is_shown_as_online() {
+    // One that had not acknowledged its snapshot was shown as online but did not count. So a write got NOREPLICAS although its client had
+    // waited until the replica was online.
+    let primary = ours(&["--min-replicas-max-lag", "600"]);
+    let mut connection = primary.connect();
+    let mut replica = std::net::TcpStream::connect(primary.address()).unwrap();
+    // It reads its snapshot and never acknowledges it.
+    let request = b"REPLCONF listening-port 7\r\nREPLCONF capa eof\r\nPSYNC ? -1\r\n";
+    replica.write_all(request).unwrap();
+    std::thread::spawn(move || std::io::copy(&mut replica, &mut std::io::sink()));
+    wait_online(&primary, 1);
+    set_option(&mut connection, "min-replicas-to-write", "1");
+    say(&mut connection, "SET key 1");
+    let role = say(&mut connection, "ROLE").to_string();
+    assert!(role.contains("\"7\""), "{role}");
 }
 
 #[test]

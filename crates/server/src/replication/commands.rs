@@ -335,7 +335,7 @@ fn role(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
         replication.catch_up(context.shared);
     }
     let mut feeds = replication.feeds();
-    feeds.retain(|feed| feed.is_online());
+    feeds.retain(|feed| feed.is_shown_online());
     reply.array(3);
     reply.bulk(b"master");
     reply.integer(replication.history().offset as i64);

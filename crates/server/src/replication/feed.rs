@@ -180,6 +180,12 @@ impl Feed {
         self.status() == Status::Online
     }
 
+    /// True if INFO shows it as online: it follows the stream, or has its snapshot and will follow once it acknowledges that. As in Redis,
+    /// `min-replicas-to-write` counts it from then on.
+    pub fn is_shown_online(&self) -> bool {
+        matches!(self.status(), Status::WaitsForAck | Status::Online)
+    }
+
     /// Its address, as INFO shows it.
     pub fn address(&self) -> &str {
         match self.abilities.address.as_str() {
