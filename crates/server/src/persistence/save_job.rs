@@ -259,8 +259,13 @@ impl SaveJob {
     }
 
     /// False if its bytes go to replicas without a file.
-    pub(super) fn has_file(&self) -> bool {
+    pub fn has_file(&self) -> bool {
         self.transfer().is_none()
+    }
+
+    /// The replicas that it is for, if it is for replicas.
+    pub fn sync(&self) -> Option<&FullSync> {
+        self.sync.as_deref()
     }
 
     /// Where its bytes go if they go to replicas without a file.

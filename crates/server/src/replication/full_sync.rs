@@ -257,7 +257,7 @@ impl Replication {
             return;
         };
         let is_saved = job.has_file() && !config.save.0.is_empty();
-        if !is_saved && job.sync.as_ref().is_some_and(|sync| !sync.has_replicas()) {
+        if !is_saved && job.sync().is_some_and(|sync| !sync.has_replicas()) {
             job.abort("all replicas that waited for it have left");
         }
     }
