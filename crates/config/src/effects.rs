@@ -33,6 +33,7 @@ fn add_sources(folder: &Path, text: &mut String) {
             || path.ends_with("config/src/settings.rs")
             || path.ends_with("config/src/types.rs")
             || path.ends_with("config/src/tests.rs")
+            || path.ends_with("config/src/tests")
             || path.ends_with("config/src/effects.rs")
             || path.ends_with("admin/info/fields.rs");
         if is_skipped {

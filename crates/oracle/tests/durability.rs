@@ -453,6 +453,55 @@ fn it_can_be_turned_on_and_off_while_the_server_runs() {
     assert_eq!(digest(&start(&program, folder.path(), &[])), before);
 }
 
+/// Bug: while the disk was slow, a second rewrite began before the base of the first one was in place, and both had the same name. The second
+/// one deleted it as the base that it replaced, and the server did not start any more.
+#[test]
+fn a_slow_disk_while_it_is_turned_on_loses_no_base() {
+    let folder = ScratchFolder::create().unwrap();
+    let program = Program::subject();
+    let dir = folder.path().display().to_string();
+    let options = ["--dir", &dir, "--save", "", "--enable-debug-command", "yes"];
+    let server = Server::start(&program, &options).unwrap();
+    fill(&server);
+    let mut connection = server.connect();
+    let mut set = |value| {
+        connection
+            .call(&["CONFIG", "SET", "appendonly", value])
+            .unwrap()
+    };
+    set("yes");
+    let mut connection = server.connect();
+    connection.call(&["WAITAOF", "1", "0", "20000"]).unwrap();
+    // The thread that writes the files is a second behind.
+    connection
+        .call(&["DEBUG", "AOF-FLUSH-SLEEP", "1000000"])
+        .unwrap();
+    set("no");
+    set("yes");
+    for _ in 0..10 {
+        connection.call(&["BGREWRITEAOF"]).unwrap();
+        thread::sleep(Duration::from_millis(100));
+    }
+    connection.call(&["INCR", "n"]).unwrap();
+    connection.call(&["DEBUG", "AOF-FLUSH-SLEEP", "0"]).unwrap();
+    let reply = connection.call(&["WAITAOF", "1", "0", "20000"]).unwrap();
+    assert_eq!(reply.to_string(), "1) (integer) 1\n2) (integer) 0");
+    let started = Instant::now();
+    loop {
+        let info = connection.call(&["INFO", "persistence"]).unwrap();
+        let info = info.to_string();
+        let is_done = |field: &str| info.contains(&format!("{field}:0"));
+        if is_done("aof_rewrite_in_progress") && is_done("aof_rewrite_scheduled") {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{info}");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let before = digest(&server);
+    drop(server);
+    assert_eq!(digest(&start(&program, folder.path(), &[])), before);
+}
+
 #[test]
 fn a_snapshot_is_loaded_if_there_is_no_append_only_file_yet() {
     let folder = ScratchFolder::create().unwrap();

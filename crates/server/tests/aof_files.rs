@@ -172,3 +172,16 @@ fn a_full_disk_at_any_step_loses_nothing_either() {
         }
     }
 }
+
+/// Bug: after two rewrites with the same number, the base was deleted as the one that it had replaced, and the server did not start.
+#[test]
+fn a_base_that_takes_its_own_place_is_kept() {
+    let mut subject = Subject::new(1, None);
+    subject.insist(|subject| subject.files.begin_increment());
+    subject.append();
+    for _ in 0..2 {
+        subject.bases = 0;
+        subject.rewrite(true);
+    }
+    subject.check(1);
+}

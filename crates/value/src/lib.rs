@@ -9,6 +9,7 @@ mod block;
 mod collection;
 mod debug;
 mod entry;
+mod entry_ref;
 mod hash;
 mod item;
 mod large;
@@ -29,7 +30,8 @@ pub use damselfly_collections::{
 
 pub use attributes::Attributes;
 pub use collection::{Collection, Thresholds, Type};
-pub use entry::{Entry, EntryRef};
+pub use entry::Entry;
+pub use entry_ref::EntryRef;
 pub use hash::{Hash, HashMut, HashRef};
 pub use large::{Large, SharedLarge, free_large_with};
 pub use list::{List, ListMut, ListRef};

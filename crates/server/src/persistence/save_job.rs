@@ -583,7 +583,8 @@ impl FileOptions {
     /// The next base of the append-only file.
     fn of_base(shared: &Shared, config: &Config) -> Self {
         let storage = shared.aof.storage(config);
-        let (number, is_rdb) = (shared.aof.next_base(config), config.aof_use_rdb_preamble);
+        let number = shared.aof.take_base_number(config);
+        let is_rdb = config.aof_use_rdb_preamble;
         Self {
             folder: aof::folder(config),
             name: aof::files::AofFiles::base_name(&config.appendfilename, number, is_rdb),

@@ -211,6 +211,7 @@ impl AofFiles {
         let replaced = manifest.base.replace(base.clone());
         manifest.history.extend(replaced);
         manifest.history.extend(old);
+        manifest.history.retain(|entry| entry.name != base.name);
         self.put(&manifest)?;
         self.manifest = manifest;
         self.awaits_base = false;

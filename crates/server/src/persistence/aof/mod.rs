@@ -71,16 +71,19 @@ enum Item {
     Cut,
     /// A complete base, whose increments begin with the last cut.
     NewBase(FileEntry),
-    /// The append-only file begins, and needs a base before it counts.
-    BeginAnew,
-    /// It continues the files that are there.
-    Continue,
-    /// It ends.
-    Close,
+    /// The append-only file begins, in this era, and needs a base before it counts.
+    BeginAnew(u64),
+    /// It continues the files that are there, in this era.
+    Continue(u64),
+    /// It ends, and this era begins.
+    Close(u64),
 }
 
 #[derive(Default)]
 struct Queue {
+    /// How often the append-only file was turned on or off. What the thread that writes still does for an earlier era says nothing about
+    /// this one.
+    era: u64,
     items: VecDeque<Item>,
     /// Bytes of changes in `items`, or that are being written.
     bytes: usize,
@@ -304,15 +307,12 @@ impl Aof {
         self.queue().bytes
     }
 
-    /// The number of the next base: neither named by the manifest nor about to be.
-    pub(super) fn next_base(&self, config: &Config) -> u64 {
+    /// The number of a new base. No two get the same one: a file that is still to be named by the manifest would be overwritten, and then
+    /// deleted as the one that was replaced.
+    pub(super) fn take_base_number(&self, config: &Config) -> u64 {
         let in_manifest = load::find(self, config).map_or(1, |manifest| manifest.next_base());
-        self.next_base.load(Relaxed).max(in_manifest)
-    }
-
-    fn push(&self, item: Item) {
-        self.queue().items.push_back(item);
-        self.changed.notify_one();
+        self.next_base.fetch_max(in_manifest, Relaxed);
+        self.next_base.fetch_add(1, Relaxed)
     }
 
     /// Makes the thread end when everything is on disk.
@@ -329,8 +329,11 @@ impl Aof {
     /// Begins a rewrite. The section holds all locks.
     ///
     /// # Errors
-    /// A save is in progress.
+    /// A save is in progress, or the last base waits for its cut, which the next one must not move.
     pub fn begin_rewrite(&self, shared: &Shared, tx: &mut Tx<'_>) -> Result<(), AlreadySaving> {
+        if self.queue().early_base.is_some() {
+            return Err(AlreadySaving);
+        }
         shared.persistence.start(shared, tx, Cause::Rewrite)?;
         if self.mode() != Mode::Off {
             let mut queue = self.queue();
@@ -358,7 +361,6 @@ impl Aof {
         }
         drop(status);
         if is_ok {
-            self.next_base.fetch_max(base.number + 1, Relaxed);
             self.is_replacing.store(true, Relaxed);
             // Until the writer says so again.
             self.needs_base.store(false, Relaxed);
@@ -410,6 +412,9 @@ impl Aof {
         {
             return false;
         }
+        if self.is_replacing.load(Relaxed) {
+            return false;
+        }
         if status.is_scheduled || self.mode() == Mode::Starting || self.needs_base.load(Relaxed) {
             return true;
         }
@@ -442,28 +447,33 @@ impl Aof {
             return false;
         }
         self.status_slot().rewrites += 1;
-        self.push(Item::BeginAnew);
-        self.follow(shared, tx);
+        self.follow(shared, tx, Item::BeginAnew);
         self.set_mode(Mode::Starting, config);
         true
     }
 
-    /// Begins to follow the log.
-    fn follow(&self, shared: &Shared, tx: &Tx<'_>) {
+    /// Begins to follow the log, and a new era.
+    fn follow(&self, shared: &Shared, tx: &Tx<'_>, begin: impl FnOnce(u64) -> Item) {
+        let mut queue = self.queue();
+        queue.era += 1;
+        let item = begin(queue.era);
+        queue.items.push_back(item);
+        drop(queue);
+        self.changed.notify_one();
         let aof = shared.aof.clone();
         let cut = shared.log.attach(tx, Box::new(Intake { aof }));
         let mut queue = self.queue();
         (queue.cut, queue.early_base) = (None, None);
         (queue.taken, queue.begins_file) = (cut, true);
         drop(queue);
+        self.is_replacing.store(false, Relaxed);
         // What was before is in the base.
         self.durable.store(cut, SeqCst);
     }
 
     /// Continues the files that were loaded. No client has changed anything yet.
     pub fn continue_after_load(&self, shared: &Shared, config: &Config, tx: &Tx<'_>) {
-        self.push(Item::Continue);
-        self.follow(shared, tx);
+        self.follow(shared, tx, Item::Continue);
         self.set_mode(Mode::On, config);
     }
 
@@ -487,8 +497,14 @@ impl Aof {
         {
             job.abort("the append-only file was turned off");
         }
-        self.push(Item::Close);
+        let mut queue = self.queue();
+        queue.era += 1;
+        (queue.cut, queue.early_base) = (None, None);
+        let era = queue.era;
+        queue.items.push_back(Item::Close(era));
         self.set_mode(Mode::Off, config);
+        drop(queue);
+        self.changed.notify_one();
     }
 }
 

@@ -34,6 +34,7 @@ pub fn run(shared: &Shared) {
         shared,
         aof: &shared.aof,
         files: None,
+        era: 0,
         end: 0,
         last_sync: Instant::now(),
         cut_increment: 0,
@@ -49,6 +50,8 @@ struct Writer<'a> {
     shared: &'a Shared,
     aof: &'a Aof,
     files: Option<AofFiles>,
+    /// The era of the files: [`super::Queue::era`].
+    era: u64,
     /// The record behind the last one that was written.
     end: u64,
     last_sync: Instant,
@@ -107,23 +110,29 @@ impl Writer<'_> {
                     self.replace_base(&base, &config);
                     self.aof.is_replacing.store(false, Relaxed);
                 }
-                Item::BeginAnew => {
+                Item::BeginAnew(era) => {
+                    self.era = era;
                     self.insist("begin", |writer| writer.open(&config, AofFiles::begin_anew));
                     self.cut_increment = self.last_increment();
                 }
-                Item::Continue => {
+                Item::Continue(era) => {
+                    self.era = era;
                     self.insist("open", |writer| {
                         writer.open(&config, AofFiles::continue_last)
                     });
                     let bytes = self.files.as_ref().map_or(0, AofFiles::bytes);
                     self.aof.rewritten_bytes.store(bytes, Relaxed);
                 }
-                Item::Close => {
+                Item::Close(era) => {
                     self.insist("close", |writer| writer.files_do(AofFiles::close));
                     self.files = None;
                     self.aof.is_replacing.store(false, Relaxed);
-                    // Nobody needs to wait for this file any more.
-                    self.aof.durable.store(u64::MAX, SeqCst);
+                    let queue = self.aof.queue();
+                    if queue.era == era {
+                        // Nobody needs to wait for this file any more.
+                        self.aof.durable.store(u64::MAX, SeqCst);
+                    }
+                    drop(queue);
                     self.shared.threads.iter().for_each(Thread::wake);
                 }
             }
@@ -161,9 +170,6 @@ impl Writer<'_> {
         let storage = self.aof.storage(config)?;
         let mut files = AofFiles::open(storage, &config.appendfilename)?;
         begin(&mut files)?;
-        self.aof
-            .next_base
-            .store(files.manifest().next_base(), Relaxed);
         self.files = Some(files);
         Ok(())
     }
@@ -181,15 +187,26 @@ impl Writer<'_> {
         let Some(files) = &self.files else {
             return;
         };
-        self.aof.next_base.store(base.number + 1, Relaxed);
         self.aof.rewritten_bytes.store(files.bytes(), Relaxed);
         if first == u64::MAX {
             self.files = None;
-        } else if self.aof.mode() == Mode::Starting {
-            self.sync();
-            self.aof.set_mode(Mode::On, config);
+        } else {
+            self.end_start(config);
         }
         log::info!("Background AOF rewrite finished successfully");
+    }
+
+    /// Notes that a restart would load the files, if that is new.
+    fn end_start(&mut self, config: &Config) {
+        if self.aof.mode() != Mode::Starting {
+            return;
+        }
+        self.sync();
+        let queue = self.aof.queue();
+        if queue.era == self.era {
+            self.aof.set_mode(Mode::On, config);
+            self.shared.threads.iter().for_each(Thread::wake);
+        }
     }
 
     fn sync_if_due(&mut self, config: &Config) {
@@ -231,7 +248,7 @@ impl Writer<'_> {
         if needs_base || self.aof.durable() >= self.end {
             return;
         }
-        self.aof.durable.store(self.end, SeqCst);
+        self.aof.durable.fetch_max(self.end, SeqCst);
         if self.aof.waiting.load(SeqCst) > 0 {
             self.shared.threads.iter().for_each(Thread::wake);
         }
