@@ -113,11 +113,16 @@ fn a_snapshot_only_for_replicas_can_be_removed() {
     assert!(!crate::common::snapshot_path(&mut connection).exists());
 }
 
-/// Connects a replica that waits for a snapshot and never asks for anything else.
-fn wait_for_snapshot(primary: &Server) -> std::net::TcpStream {
+/// Connects a replica that asks for a snapshot without a file, if there can be one, and never acknowledges it.
+pub fn ask_for_snapshot(primary: &Server) -> std::net::TcpStream {
     let mut stream = std::net::TcpStream::connect(primary.address()).unwrap();
-    let request = b"REPLCONF capa eof capa psync2\r\nPSYNC ? -1\r\n";
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // A replica must have read the reply before it asks.
+    let (request, mut reply) = (b"REPLCONF listening-port 7 capa eof\r\n", [0; 5]);
     stream.write_all(request).unwrap();
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"+OK\r\n");
+    stream.write_all(b"PSYNC ? -1\r\n").unwrap();
     stream
 }
 
@@ -136,7 +141,7 @@ fn a_snapshot_is_given_up_when_its_last_replica_leaves() {
         call(&mut connection, &["DEBUG", "POPULATE", "10"]);
         // Replicas wait while another save is in progress. So both share the next snapshot.
         say(&mut connection, "BGSAVE");
-        let replicas = [wait_for_snapshot(&primary), wait_for_snapshot(&primary)];
+        let replicas = [ask_for_snapshot(&primary), ask_for_snapshot(&primary)];
         wait_until("both wait", || {
             info(&mut connection, "connected_slaves") == "2"
         });
@@ -182,7 +187,7 @@ fn a_snapshot_that_save_points_want_is_completed_without_replicas() {
     ]);
     let mut connection = primary.connect();
     call(&mut connection, &["DEBUG", "POPULATE", "10"]);
-    let replica = wait_for_snapshot(&primary);
+    let replica = ask_for_snapshot(&primary);
     wait_until("it has begun", || {
         info(&mut connection, "rdb_bgsave_in_progress") == "1"
     });

@@ -1,6 +1,5 @@
 //! Waiting for replicas: WAIT, CLIENT DURABLE, and `min-replicas-to-write`.
 
-use std::io::Write;
 use std::time::{Duration, Instant};
 
 use damselfly_protocol::client::Value as Reply;
@@ -8,6 +7,7 @@ use damselfly_protocol::client::Value as Reply;
 use crate::common::{call, info, say, set_option, text};
 use crate::link_proxy::LinkProxy;
 use crate::replicas::{PATIENCE, ours, redis_of, wait_for_link, wait_online, wait_until};
+use crate::snapshots::ask_for_snapshot;
 
 #[test]
 fn wait_counts_replicas() {
@@ -134,10 +134,8 @@ fn a_replica_counts_as_soon_as_it_is_shown_as_online() {
     // waited until the replica was online.
     let primary = ours(&["--min-replicas-max-lag", "600"]);
     let mut connection = primary.connect();
-    let mut replica = std::net::TcpStream::connect(primary.address()).unwrap();
+    let mut replica = ask_for_snapshot(&primary);
     // It reads its snapshot and never acknowledges it.
-    let request = b"REPLCONF listening-port 7\r\nREPLCONF capa eof\r\nPSYNC ? -1\r\n";
-    replica.write_all(request).unwrap();
     std::thread::spawn(move || std::io::copy(&mut replica, &mut std::io::sink()));
     wait_online(&primary, 1);
     set_option(&mut connection, "min-replicas-to-write", "1");
