@@ -484,11 +484,19 @@ const BLOCKING_LINES: &[(&str, &str)] = &[(
 )];
 
 /// Files, lines in them that compare the data of replicas at once, and procedures that wait until these have it.
-const REPLICA_LINES: &[(&str, &str, &str)] = &[(
-    "integration/psync2-master-restart",
-    "        set digest [$master debug digest]\n",
-    "        wait_for_ofs_sync $master $replica\n        wait_for_ofs_sync $master $sub_replica\n",
-)];
+const REPLICA_LINES: &[(&str, &str, &str)] = &[
+    (
+        "integration/psync2-master-restart",
+        "        set digest [$master debug digest]\n",
+        "        wait_for_ofs_sync $master $replica\n        wait_for_ofs_sync $master $sub_replica\n",
+    ),
+    // Before, it waits until links are up. What replicas have missed arrives after that.
+    (
+        "integration/failover",
+        "        assert_equal [$n1 debug digest] [$n2 debug digest]\n",
+        "        wait_for_ofs_sync $n1 $n2\n        wait_for_ofs_sync $n2 $n3\n",
+    ),
+];
 
 /// Edits the suite: waits until clients are blocked and replicas are up to date, and lets blocks run against an external server.
 fn adapt(suite: &Path) -> Result<(), String> {

@@ -26,6 +26,8 @@ pub enum Stop {
     Long,
     /// As [`Stop::Long`], but this part of the command runs there first, without locks.
     LongUnlocked(Unlocked),
+    /// The command shows what the log has led to, and the log is not merged up to this moment. The command did nothing and runs again when it is.
+    LogBehind,
     /// The command is done and has begun its reply; this writes the rest.
     SlicedReply(SlicedReply),
 }

@@ -48,7 +48,9 @@ fn replay(address: SocketAddr, log: &[u8]) {
                     return;
                 }
                 let text = value.to_string();
-                assert!(!text.contains("(error)"), "an effect was refused: {text}");
+                // A key that RENAME found may have expired before a copy repeats it. Then the new key has expired, too.
+                let is_refused = text.contains("(error)") && !text.ends_with("no such key");
+                assert!(!is_refused, "an effect was refused: {text}");
             }
             let bytes = stream.read(&mut buffer).unwrap();
             assert!(bytes > 0, "the replies are incomplete");

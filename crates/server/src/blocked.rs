@@ -281,6 +281,7 @@ impl BlockedClient {
                 Stop::Busy(_)
                 | Stop::Wait(_)
                 | Stop::NeedsAllLocks
+                | Stop::LogBehind
                 | Stop::Long
                 | Stop::LongUnlocked(_),
             ) => {

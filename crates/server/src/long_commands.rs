@@ -289,6 +289,7 @@ impl LongCommand {
             Err(
                 Stop::NeedsAllLocks
                 | Stop::Wait(_)
+                | Stop::LogBehind
                 | Stop::Long
                 | Stop::LongUnlocked(_)
                 | Stop::SlicedReply(_),
@@ -350,6 +351,7 @@ impl LongCommand {
             Err(
                 Stop::NeedsAllLocks
                 | Stop::Wait(_)
+                | Stop::LogBehind
                 | Stop::Long
                 | Stop::LongUnlocked(Unlocked::Compute(_)),
             ) => unreachable!("{} can't return that here", self.row.name),

@@ -119,12 +119,16 @@ pub enum WithinMulti {
 
 /// A command or subcommand, with properties that are derived from its row.
 pub struct Row {
+    /// It is a command on keys that is treated like any other: in transactions, for restricted users and by options.
+    pub is_usual: bool,
     /// The row.
     pub command: Command<Handler>,
     /// Its name in lower case; `container|subcommand` for subcommands.
     pub name: String,
     /// The name that clients use: `name`, unless `rename-command` changed it; empty if `rename-command` removed the command.
     pub called: String,
+    /// [`folded`] of `called`.
+    folded: u64,
     /// Its place in [`Registry::rows`]. Statistics use it as their index.
     pub index: usize,
     /// The places of its subcommands' rows.
@@ -171,7 +175,17 @@ impl Row {
     /// The row of a command with all that follows from it.
     pub fn new(command: Command<Handler>, name: String, index: usize, is_subcommand: bool) -> Self {
         let locks = locks_of(&command);
+        let within_multi = within_multi(&command, is_subcommand);
+        let on_keys = matches!(
+            command.run,
+            Run::Run(Handler::Keyspace(_) | Handler::Memcached(_))
+        );
+        let has_key_patterns = matches!(command.name, "SORT" | "SORT_RO");
+        let protected = command.has(Trait::Protected);
+        let is_queued = within_multi == WithinMulti::Queued;
         Self {
+            is_usual: on_keys && is_queued && !has_key_patterns && !protected,
+            folded: folded(name.as_bytes()),
             called: name.clone(),
             name,
             index,
@@ -188,13 +202,13 @@ impl Row {
                 || command.has(Trait::MayReplicate),
             for_subscribers: crate::observers::subscriptions::FOR_SUBSCRIBERS
                 .contains(&command.name),
-            protected: command.has(Trait::Protected),
+            protected,
             not_in_scripts: command.has(Trait::NoScript),
-            within_multi: within_multi(&command, is_subcommand),
+            within_multi,
             runs_script: matches!(command.run, Run::Run(Handler::Script(_))),
             permission: index,
             only_key: only_key_of(&command, locks),
-            has_key_patterns: matches!(command.name, "SORT" | "SORT_RO"),
+            has_key_patterns,
             channels: channels_of(&command),
             needs_all_locks: needs_all_locks(&command),
             command,
@@ -215,7 +229,7 @@ pub fn name_at(index: usize) -> &'static str {
 /// All commands.
 pub struct Registry {
     rows: Vec<Row>,
-    /// Open addressing by [`fold`]: the place of the row plus one; zero for an empty slot.
+    /// Open addressing by [`slot_of`]: the place of the row plus one; zero for an empty slot.
     slots: Box<[u16; SLOTS]>,
     renames: Vec<(String, String)>,
 }
@@ -253,15 +267,47 @@ pub fn rename(renames: &[(String, String)]) -> std::result::Result<(), String> {
     Ok(())
 }
 
-/// A hash of a name that ignores the case of letters.
+/// A number in which two names are equal only if they differ in nothing but the case of letters, and in bytes behind the eighth.
 #[inline]
-fn fold(name: &[u8]) -> usize {
-    let mut hash = name.len() as u64;
-    for &byte in name {
-        hash = (hash ^ u64::from(byte & 0xdf)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        hash ^= hash >> 29;
-    }
-    hash as usize % SLOTS
+fn folded(name: &[u8]) -> u64 {
+    let word = match name {
+        [first, .., last] if name.len() < 4 => {
+            let middle = u64::from(name[name.len() / 2]);
+            let end = 8 * (name.len() - 1);
+            u64::from(*first) | middle << (8 * (name.len() / 2)) | u64::from(*last) << end
+        }
+        _ => match (
+            name.first_chunk::<8>(),
+            name.first_chunk::<4>(),
+            name.last_chunk::<4>(),
+        ) {
+            (Some(bytes), ..) => u64::from_le_bytes(*bytes),
+            (None, Some(low), Some(high)) => {
+                let (low, high) = (u32::from_le_bytes(*low), u32::from_le_bytes(*high));
+                u64::from(low) | u64::from(high) << (8 * (name.len() - 4))
+            }
+            _ => name.first().copied().map_or(0, u64::from),
+        },
+    };
+    lower_case(word)
+}
+
+/// The bytes of a word with the letters of ASCII in lower case.
+#[inline]
+fn lower_case(word: u64) -> u64 {
+    const ONES: u64 = u64::MAX / 255;
+    let low = word & (ONES * 0x7f);
+    // The top bit of each byte: it is at least 'A', it is above 'Z'. No byte carries into the next.
+    let from_a = low + ONES * (0x80 - b'A' as u64);
+    let above_z = low + ONES * (0x7f - b'Z' as u64);
+    let is_upper = (from_a ^ above_z) & !word & (ONES * 0x80);
+    word | is_upper >> 2
+}
+
+/// Where the search for a name begins.
+#[inline]
+fn slot_of(folded: u64) -> usize {
+    (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - SLOTS.ilog2())) as usize
 }
 
 impl Registry {
@@ -298,6 +344,7 @@ impl Registry {
             .iter_mut()
             .find(|row| is_called(row, &name))
             .ok_or_else(|| format!("rename-command {name}: no such command"))?;
+        row.folded = folded(new.as_bytes());
         row.called = new;
         Ok(())
     }
@@ -308,7 +355,7 @@ impl Registry {
             if row.name.contains('|') || row.called.is_empty() {
                 continue;
             }
-            let mut slot = fold(row.called.as_bytes());
+            let mut slot = slot_of(row.folded);
             while self.slots[slot] != 0 {
                 slot = (slot + 1) % SLOTS;
             }
@@ -357,10 +404,14 @@ impl Registry {
     /// The command that clients call by this name. The case of letters does not matter.
     #[inline]
     pub fn find(&self, name: &[u8]) -> Option<&Row> {
-        let mut slot = fold(name);
+        let folded = folded(name);
+        let mut slot = slot_of(folded);
         loop {
             let row = &self.rows[usize::from(self.slots[slot]).checked_sub(1)?];
-            if row.called.as_bytes().eq_ignore_ascii_case(name) {
+            if row.folded == folded
+                && row.called.len() == name.len()
+                && (name.len() <= 8 || row.called.as_bytes().eq_ignore_ascii_case(name))
+            {
                 return Some(row);
             }
             slot = (slot + 1) % SLOTS;
@@ -521,6 +572,27 @@ mod tests {
                     Some(row.index)
                 );
             }
+        }
+        // Only the case of letters may differ.
+        for row in REGISTRY.top_level() {
+            for (at, byte) in
+                (0..row.name.len()).flat_map(|at| (0..=255).map(move |byte| (at, byte)))
+            {
+                let mut name = row.name.clone().into_bytes();
+                name[at] = byte;
+                let expected = REGISTRY
+                    .top_level()
+                    .find(|row| row.name.as_bytes().eq_ignore_ascii_case(&name));
+                assert_eq!(
+                    REGISTRY.find(&name).map(|row| &row.name),
+                    expected.map(|row| &row.name)
+                );
+            }
+            assert!(
+                REGISTRY
+                    .find(format!("{}\0", row.name).as_bytes())
+                    .is_none()
+            );
         }
         assert!(REGISTRY.find(b"nosuchcommand").is_none());
         assert!(REGISTRY.find(b"").is_none());

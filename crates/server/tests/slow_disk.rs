@@ -4,6 +4,7 @@ mod common;
 #[path = "common/disk.rs"]
 mod disk;
 
+use std::io::Read;
 use std::sync::{Arc, Condvar, Mutex};
 
 use damselfly_config::{AppendFsync, Config, PrimaryAddress};
@@ -186,6 +187,56 @@ fn a_durable_client_waits_for_a_slow_fsync_and_others_do_not() {
     assert!(durable.has_nothing());
     gate.set_closed(false);
     assert_eq!(durable.receive(), "OK");
+}
+
+#[test]
+fn others_are_served_while_info_and_role_wait_for_the_merge() {
+    // INFO and ROLE slept on their thread until all changes were part of the stream: up to 50 ms each, in which the thread served nobody.
+    const ROLES: usize = 60;
+    const LARGE_BYTES: usize = 16 << 20;
+    let (server, gate) = start(AppendFsync::EverySecond);
+    server.change(|config| config.repl_diskless_sync_delay_s = 0);
+    let (mut writer, mut asker, mut other) = (server.client(), server.client(), server.client());
+    let _open = OpenAtEnd(&gate);
+    // A replica, so that there is a stream. It goes on without it.
+    let mut replica = server.client();
+    replica.send("SYNC");
+    until("the stream begins", || {
+        info(&mut other, "repl_backlog_active") == "1"
+    });
+    drop(replica);
+    gate.set_closed(true);
+    assert_eq!(writer.run("SET before x"), "OK");
+    until("an fsync waits", || gate.has_waiting());
+    // The file's queue takes no more than 64 MiB, and then the merge pauses.
+    let large = "x".repeat(LARGE_BYTES);
+    for _ in 0..4 {
+        assert_eq!(writer.run_words(&["SET", "large", &large]), "OK");
+    }
+    until("the queue is full", || {
+        server.shared().replication.end() > 4 * LARGE_BYTES as u64
+    });
+    assert_eq!(writer.run("SET after x"), "OK");
+    asker.send_bytes("ROLE\r\n".repeat(ROLES).as_bytes());
+    assert_eq!(other.run("PING"), "PONG");
+    // Most of them wait.
+    asker.stream.set_nonblocking(true).unwrap();
+    let mut replies = vec![0; ROLES * 100];
+    let bytes = asker.stream.read(&mut replies).unwrap_or(0);
+    let text = String::from_utf8_lossy(&replies[..bytes]);
+    assert!(text.matches("master").count() < ROLES, "{text}");
+    asker.stream.set_nonblocking(false).unwrap();
+    // When it goes on, the offset has the last change.
+    let offset =
+        |client: &mut Client| -> u64 { info(client, "master_repl_offset").parse().unwrap() };
+    let before = server.shared().replication.end();
+    gate.set_closed(false);
+    until("the last change is merged", || offset(&mut other) > before);
+    for number in 0..20 {
+        let before = offset(&mut writer);
+        writer.run(&format!("SET key {number}"));
+        assert!(offset(&mut other) > before, "INFO shows all changes");
+    }
 }
 
 #[test]

@@ -41,8 +41,15 @@ impl Tx<'_> {
             && self.is_logged()
             && self.effects_by_commands() == start.effects
         {
-            self.log_args(request());
+            self.log_request(request());
         }
+    }
+
+    /// Out of line, since most commands change nothing, and most servers have no log.
+    #[cold]
+    #[inline(never)]
+    fn log_request<'r>(&mut self, request: impl ExactSizeIterator<Item = &'r [u8]>) {
+        self.log_args(request);
     }
 
     /// True if the section has changed something since `start`.

@@ -113,6 +113,91 @@ fn a_snapshot_only_for_replicas_can_be_removed() {
     assert!(!crate::common::snapshot_path(&mut connection).exists());
 }
 
+/// Connects a replica that asks for a snapshot without a file, if there can be one, and never acknowledges it.
+pub fn ask_for_snapshot(primary: &Server) -> std::net::TcpStream {
+    let mut stream = std::net::TcpStream::connect(primary.address()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // A replica must have read the reply before it asks.
+    let (request, mut reply) = (b"REPLCONF listening-port 7 capa eof\r\n", [0; 5]);
+    stream.write_all(request).unwrap();
+    stream.read_exact(&mut reply).unwrap();
+    assert_eq!(&reply, b"+OK\r\n");
+    stream.write_all(b"PSYNC ? -1\r\n").unwrap();
+    stream
+}
+
+#[test]
+fn a_snapshot_is_given_up_when_its_last_replica_leaves() {
+    // A snapshot in a file went on, and replicas that came later waited for its end.
+    for is_diskless in ["yes", "no"] {
+        // A save takes an hour.
+        let primary = ours(&[
+            "--repl-diskless-sync",
+            is_diskless,
+            "--rdb-key-save-delay",
+            "360000000",
+        ]);
+        let mut connection = primary.connect();
+        call(&mut connection, &["DEBUG", "POPULATE", "10"]);
+        // Replicas wait while another save is in progress. So both share the next snapshot.
+        say(&mut connection, "BGSAVE");
+        let replicas = [ask_for_snapshot(&primary), ask_for_snapshot(&primary)];
+        wait_until("both wait", || {
+            info(&mut connection, "connected_slaves") == "2"
+        });
+        // That ends the save.
+        for command in ["MULTI", "FLUSHALL", "MSET a 1 b 2 c 3 d 4", "EXEC"] {
+            say(&mut connection, command);
+        }
+        wait_until("their snapshot has begun", || {
+            primary.log().contains("Starting BGSAVE for SYNC")
+        });
+        assert_eq!(info(&mut connection, "rdb_bgsave_in_progress"), "1");
+        for (replica, left) in replicas.into_iter().zip(["1", "0"]) {
+            drop(replica);
+            wait_until("it has left", || {
+                info(&mut connection, "connected_slaves") == left
+            });
+        }
+        wait_until("the snapshot has ended", || {
+            info(&mut connection, "rdb_bgsave_in_progress") == "0"
+        });
+        let log = primary.log();
+        let last_left = log.rfind("Connection with replica").unwrap();
+        let given_up = log.find("was given up: all replicas").unwrap();
+        assert!(last_left < given_up, "{log}");
+        assert_eq!(info(&mut connection, "rdb_last_bgsave_status"), "ok");
+        // The next replica does not wait for anything.
+        set_option(&mut connection, "rdb-key-save-delay", "0");
+        let replica = redis_of(primary.address(), &[]);
+        wait_online(&primary, 1);
+        wait_same(&primary, &replica);
+    }
+}
+
+#[test]
+fn a_snapshot_that_save_points_want_is_completed_without_replicas() {
+    let primary = ours(&[
+        "--repl-diskless-sync",
+        "no",
+        "--rdb-key-save-delay",
+        "100000",
+        "--save",
+        "3600 1000000",
+    ]);
+    let mut connection = primary.connect();
+    call(&mut connection, &["DEBUG", "POPULATE", "10"]);
+    let replica = ask_for_snapshot(&primary);
+    wait_until("it has begun", || {
+        info(&mut connection, "rdb_bgsave_in_progress") == "1"
+    });
+    drop(replica);
+    wait_until("the snapshot has ended", || {
+        info(&mut connection, "rdb_bgsave_in_progress") == "0"
+    });
+    assert!(primary.log().contains("DB saved on disk: 10 keys"));
+}
+
 #[test]
 fn sync_without_capabilities_sends_a_file_of_known_length() {
     let primary = ours(&[]);

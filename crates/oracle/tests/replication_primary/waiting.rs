@@ -7,6 +7,7 @@ use damselfly_protocol::client::Value as Reply;
 use crate::common::{call, info, say, set_option, text};
 use crate::link_proxy::LinkProxy;
 use crate::replicas::{PATIENCE, ours, redis_of, wait_for_link, wait_online, wait_until};
+use crate::snapshots::ask_for_snapshot;
 
 #[test]
 fn wait_counts_replicas() {
@@ -125,6 +126,22 @@ fn writes_need_good_replicas_if_that_is_configured() {
     });
     set_option(&mut connection, "min-replicas-to-write", "0");
     say(&mut connection, "SET key 1");
+}
+
+#[test]
+fn a_replica_counts_as_soon_as_it_is_shown_as_online() {
+    // One that had not acknowledged its snapshot was shown as online but did not count. So a write got NOREPLICAS although its client had
+    // waited until the replica was online.
+    let primary = ours(&["--min-replicas-max-lag", "600"]);
+    let mut connection = primary.connect();
+    let mut replica = ask_for_snapshot(&primary);
+    // It reads its snapshot and never acknowledges it.
+    std::thread::spawn(move || std::io::copy(&mut replica, &mut std::io::sink()));
+    wait_online(&primary, 1);
+    set_option(&mut connection, "min-replicas-to-write", "1");
+    say(&mut connection, "SET key 1");
+    let role = say(&mut connection, "ROLE").to_string();
+    assert!(role.contains("\"7\""), "{role}");
 }
 
 #[test]

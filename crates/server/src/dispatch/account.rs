@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use damselfly_base::CommandError;
 use damselfly_commands::Args;
+use damselfly_config::Config;
 use damselfly_engine::Effects;
 
 use super::Dispatcher;
@@ -12,11 +13,11 @@ use crate::clock;
 use crate::observers::monitor;
 use crate::registry::Row;
 use crate::session::Session;
-use crate::statistics::ThreadCounters;
+use crate::statistics::{CommandCounters, ThreadCounters};
 
 impl Dispatcher {
     /// Records a call that has just ended in the statistics and, if it was slow, in the slow log and the latency events.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn account(
         &self,
         session: &Session,
@@ -36,7 +37,7 @@ impl Dispatcher {
     }
 
     /// The same for a command that took `took_ns` nanoseconds.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn account_for(
         &self,
         session: &Session,
@@ -45,13 +46,25 @@ impl Dispatcher {
         took_ns: u64,
         failed: Option<CommandError>,
     ) {
-        let counters = self.counters();
-        let command = &counters.commands[row.index];
+        let command = &self.counters().commands[row.index];
         command.record(took_ns, self.config.latency_tracking);
         if let Some(error) = failed {
-            command.failed.add(1);
-            counters.count_error(&error.to_bytes());
+            self.note_failed(command, &error);
         }
+        if took_ns >= self.slow_ns {
+            self.note_if_slow(session, row, args, took_ns);
+        }
+    }
+
+    #[cold]
+    fn note_failed(&self, command: &CommandCounters, error: &CommandError) {
+        command.failed.add(1);
+        self.counters().count_error(&error.to_bytes());
+    }
+
+    /// Records a call in the slow log, if it took long enough for that, and in the latency events.
+    #[cold]
+    fn note_if_slow(&self, session: &Session, row: &'static Row, args: Args<'_>, took_ns: u64) {
         if self.is_slow(took_ns) {
             self.note_slow(session, row, args, took_ns / 1000);
         }
@@ -91,6 +104,22 @@ impl Dispatcher {
         let len_max = usize::try_from(self.config.slowlog_max_len).unwrap_or(usize::MAX);
         self.shared.slowlog.add(command, len_max);
     }
+}
+
+/// How many nanoseconds a call must take to belong in the slow log or the latency events.
+pub(super) fn slow_ns(config: &Config) -> u64 {
+    let for_log = match config.slowlog_log_slower_than_us {
+        0.. => config
+            .slowlog_log_slower_than_us
+            .unsigned_abs()
+            .saturating_mul(1000),
+        _ => u64::MAX,
+    };
+    let for_events = match config.latency_monitor_threshold_ms {
+        0 => u64::MAX,
+        threshold_ms => threshold_ms.saturating_mul(1_000_000),
+    };
+    for_log.min(for_events)
 }
 
 /// Counts the hits, misses and changes of a section.

@@ -262,7 +262,13 @@ impl<A: ScriptRunner> QueueRunner<'_, A> {
                 reply.error(error.to_bytes());
                 failed = Some(error);
             }
-            Err(Stop::Busy(_) | Stop::NeedsAllLocks | Stop::Long | Stop::LongUnlocked(_)) => {
+            Err(
+                Stop::Busy(_)
+                | Stop::NeedsAllLocks
+                | Stop::LogBehind
+                | Stop::Long
+                | Stop::LongUnlocked(_),
+            ) => {
                 unreachable!("{} has all the locks it needs", row.name)
             }
         }

@@ -67,17 +67,26 @@ impl Dispatcher {
     /// Evicts keys if `maxmemory` is exceeded, for a bounded time.
     #[inline]
     pub fn make_room(&mut self) -> MemoryRoom {
+        match self.has_room() {
+            true => MemoryRoom::Enough,
+            false => self.make_room_now(),
+        }
+    }
+
+    /// True if there is enough memory for the next command, as far as this thread knows without a closer look.
+    #[inline]
+    pub(super) fn has_room(&mut self) -> bool {
         if self.config.maxmemory_bytes == 0 {
-            return MemoryRoom::Enough;
+            return true;
         }
         let bytes = heap::thread_bytes();
         match &mut self.memory.enough_until {
             Some(until) if bytes < *until => {
                 // Memory that this thread frees may be used by other threads at once, so it does not raise the limit.
                 *until = (*until).min(bytes + ROOM_KEPT_BYTES);
-                MemoryRoom::Enough
+                true
             }
-            Some(_) | None => self.make_room_now(),
+            Some(_) | None => false,
         }
     }
 

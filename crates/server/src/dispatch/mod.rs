@@ -13,13 +13,14 @@ pub mod exec;
 mod memory_limit;
 mod refusal;
 mod unknown;
+mod usual;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
-use damselfly_commands::memcached::Output;
-use damselfly_commands::{Args, Run, Stop, Trait};
+use damselfly_commands::memcached::{MemcachedFn, Output};
+use damselfly_commands::{Args, KeyspaceFn, Run, Stop, Trait};
 use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_log::Targets;
 use damselfly_protocol::Reply;
@@ -34,7 +35,7 @@ pub(crate) use self::refusal::{log_failed, read_only, too_few_replicas};
 use crate::blocked::Blocking;
 use crate::clock;
 use crate::event_loop::connection::{Connection, OUTPUT_PAUSE_BYTES};
-use crate::event_loop::input::{Batch, Request, Stall};
+use crate::event_loop::input::{Batch, Stall};
 use crate::long_commands::LongRun;
 use crate::memcached;
 use crate::observers::monitor;
@@ -76,7 +77,11 @@ pub struct Dispatcher {
     /// The configuration. Refreshed at the start of each turn and after commands that may change it.
     pub config: Arc<Config>,
     config_generation: u64,
+    /// Calls that take at least this long may belong in the slow log or the latency events.
+    slow_ns: u64,
     pub(crate) clock: quanta::Clock,
+    /// The hashes of the keys of a batch.
+    hashes: Vec<u64>,
     /// A buffer for the shards that the current command locks.
     pub(crate) shards: Vec<usize>,
     /// Lines about the current batch for MONITOR clients.
@@ -101,12 +106,15 @@ pub struct Dispatcher {
 impl Dispatcher {
     /// A dispatcher for the thread of this index.
     pub fn new(shared: Arc<Shared>, thread: usize) -> Self {
+        let (config_generation, config) = (shared.config_generation(), shared.config());
         Self {
             registry: &REGISTRY,
             thread,
-            config_generation: shared.config_generation(),
-            config: shared.config(),
+            config_generation,
+            slow_ns: account::slow_ns(&config),
+            config,
             clock: quanta::Clock::new(),
+            hashes: Vec::new(),
             shards: Vec::new(),
             monitored: Vec::new(),
             waiters_to_retry: Vec::new(),
@@ -131,6 +139,7 @@ impl Dispatcher {
         if generation != self.config_generation {
             self.config_generation = generation;
             self.config = self.shared.config();
+            self.slow_ns = account::slow_ns(&self.config);
             self.memory = Memory::default();
         }
     }
@@ -205,12 +214,7 @@ impl Dispatcher {
                 return BatchEnd::Stalled(Stall::Congested(to));
             }
             let spans = &batch.spans[request.first_span..request.first_span + request.spans];
-            let (place, hash) = (first_key_place(request), request.hash);
-            let args = Args::new(
-                &input[request.start..],
-                spans,
-                place.map(|place| (place, hash)),
-            );
+            let args = Args::new(&input[request.start..], spans, request.key);
             match self.run_request(connection, request.row, args, now, &mut started) {
                 None => batch.next += 1,
                 Some(Halt::Stall(stall)) => {
@@ -233,39 +237,73 @@ impl Dispatcher {
     }
 
     /// Finds commands, hashes keys, and prefetches the memory that they will use.
-    fn prepare(&self, batch: &mut Batch, input: &[u8], db: usize) {
+    fn prepare(&mut self, batch: &mut Batch, input: &[u8], db: usize) {
+        let engine = &self.shared.engine;
+        self.hashes.clear();
         for request in &mut batch.requests {
             let spans = &batch.spans[request.first_span..request.first_span + request.spans];
             let input = &input[request.start..];
             if request.row.is_none() {
                 request.row = self.registry.find(spans[0].of(input));
             }
-            if let Some(place) = first_key_place(request)
+            if let Some(Locks::One(place)) = request.row.map(|row| row.locks)
                 && let Some(span) = spans.get(place)
             {
-                request.hash = damselfly_base::hash(span.of(input));
-                self.shared.engine.prefetch_shard(request.hash);
+                let hash = damselfly_base::hash(span.of(input));
+                engine.prefetch_shard(hash);
+                request.key = Some((place, hash));
+                self.hashes.push(hash);
             }
         }
         if batch.requests.len() < 2 {
             return;
         }
-        let engine = &self.shared.engine;
-        for request in &batch.requests {
-            if first_key_place(request).is_some() {
-                engine.prefetch_bucket(request.hash, db);
-            }
+        for &hash in &self.hashes {
+            engine.prefetch_bucket(hash, db);
         }
-        for request in &batch.requests {
-            if first_key_place(request).is_some() {
-                engine.prefetch_entry(request.hash, db);
-            }
+        for &hash in &self.hashes {
+            engine.prefetch_entry(hash, db);
         }
     }
 
     /// Runs one request and writes its reply. If it can't run now, returns why.
     #[inline]
     fn run_request(
+        &mut self,
+        connection: &mut Connection,
+        row: Option<&'static Row>,
+        args: Args<'_>,
+        now: Now,
+        started: &mut u64,
+    ) -> Option<Halt> {
+        let Some(row) = row.filter(|row| self.is_usual(&connection.session, row, args, now)) else {
+            return self.run_any_request(connection, row, args, now, started);
+        };
+        let session = &mut connection.session;
+        let mut reply = Reply::new(&mut connection.output, session.protocol);
+        let mark = reply.position();
+        session.client.last_command.store(row.index + 1, Relaxed);
+        let result = match row.command.run {
+            Run::Run(Handler::Keyspace(run)) => {
+                self.run_on_keys(session, row, run, args, now, &mut reply)
+            }
+            Run::Run(Handler::Memcached(run)) => {
+                self.run_on_items(session, row, run, args, now, &mut reply)
+            }
+            _ => self.execute(session, row, args, now, &mut reply),
+        };
+        if result.is_err() || session.follow_up {
+            return self
+                .complete_request(session, (row, args), result, started, &mut reply, mark)
+                .map(Halt::Stall);
+        }
+        self.account(session, row, args, started, None);
+        None
+    }
+
+    /// The same for requests that something may hinder, or that are no commands on keys.
+    #[inline(never)]
+    fn run_any_request(
         &mut self,
         connection: &mut Connection,
         row: Option<&'static Row>,
@@ -388,6 +426,7 @@ impl Dispatcher {
                 session.write_error(reply, &error);
                 return finish_reply(session, Some(row), reply, mark);
             }
+            Err(Stop::LogBehind) => return session.merge_wait.map(Stall::Merge),
             Err(Stop::Error(error)) => {
                 reply.truncate_to(mark);
                 session.write_error(reply, &error);
@@ -467,67 +506,39 @@ impl Dispatcher {
                 if args.len() > ARGS_MAX && !row.command.has(Trait::Blocking) {
                     return self.run_as_long(session, row, LongRun::Keyspace(run), None, args);
                 }
-                let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
+                self.run_on_keys(session, row, run, args, now, reply)
+            }
+            Handler::Memcached(run) => self.run_on_items(session, row, run, args, now, reply),
+        }
+    }
+
+    /// Runs a command on keys, with the locks that its row needs.
+    #[inline]
+    fn run_on_keys(
+        &mut self,
+        session: &mut Session,
+        row: &'static Row,
+        run: KeyspaceFn,
+        args: Args<'_>,
+        now: Now,
+        reply: &mut Reply<'_>,
+    ) -> damselfly_commands::Result {
+        let (engine, db) = (&self.shared.engine, session.db);
+        let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
+        tx.set_others_wait();
+        tx.set_touches(touches_keys(session, row));
+        let mut result = damselfly_commands::run(run, &mut tx, args, reply);
+        if result.is_err() {
+            if let Err(Stop::NeedsAllLocks) = result {
+                drop(tx);
+                tx = engine.lock_all(db, now)?;
                 tx.set_others_wait();
                 tx.set_touches(touches_keys(session, row));
-                let mut result = damselfly_commands::run(run, &mut tx, args, reply);
-                if result.is_err() {
-                    if let Err(Stop::NeedsAllLocks) = result {
-                        drop(tx);
-                        tx = engine.lock_all(db, now)?;
-                        tx.set_others_wait();
-                        tx.set_touches(touches_keys(session, row));
-                        result = damselfly_commands::run(run, &mut tx, args, reply);
-                    }
-                    if let Err(stop @ (Stop::Long | Stop::LongUnlocked(_))) = result {
-                        // The long run will report missed keys itself. Expired keys were removed already.
-                        tx.discard_events();
-                        let has_extras = tx.has_extras();
-                        if has_extras {
-                            self.waiters_to_retry.extend(tx.serve_waiters());
-                        }
-                        drop(tx);
-                        if has_extras {
-                            self.finish_section(session);
-                        }
-                        let unlocked = match stop {
-                            Stop::LongUnlocked(unlocked) => Some(unlocked),
-                            _ => None,
-                        };
-                        let run = LongRun::Keyspace(run);
-                        return self.run_as_long(session, row, run, unlocked, args);
-                    }
-                    if let Err(Stop::Wait(wait)) = &result {
-                        let blocking =
-                            Blocking::new(&self.shared, session, row, args, wait, &mut tx);
-                        session.blocking = Some(blocking);
-                    }
-                }
-                if let Some(tracked) = &session.tracked {
-                    tracked.reader(&session.client).note(&mut tx, row, args);
-                }
-                let has_extras = tx.has_extras();
-                if has_extras {
-                    self.waiters_to_retry.extend(tx.serve_waiters());
-                }
-                count_effects(&self.shared.threads[self.thread].counters, tx.effects());
-                drop(tx);
-                if has_extras {
-                    self.finish_section(session);
-                }
-                result
+                result = damselfly_commands::run(run, &mut tx, args, reply);
             }
-            Handler::Memcached(run) => {
-                let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
-                let mut output = Output::new(reply.buffer());
-                let start = tx.begin_command();
-                let result = run(&mut tx, args, &mut output);
-                if tx.is_logged() && tx.has_changed(start) {
-                    memcached::log_items(&mut tx, row, args);
-                }
-                let counters = &self.shared.threads[self.thread].counters;
-                counters.memcached.add(output.tally);
-                count_effects(counters, tx.effects());
+            if let Err(stop @ (Stop::Long | Stop::LongUnlocked(_))) = result {
+                // The long run will report missed keys itself. Expired keys were removed already.
+                tx.discard_events();
                 let has_extras = tx.has_extras();
                 if has_extras {
                     self.waiters_to_retry.extend(tx.serve_waiters());
@@ -536,14 +547,69 @@ impl Dispatcher {
                 if has_extras {
                     self.finish_section(session);
                 }
-                result
+                let unlocked = match stop {
+                    Stop::LongUnlocked(unlocked) => Some(unlocked),
+                    _ => None,
+                };
+                let run = LongRun::Keyspace(run);
+                return self.run_as_long(session, row, run, unlocked, args);
+            }
+            if let Err(Stop::Wait(wait)) = &result {
+                let blocking = Blocking::new(&self.shared, session, row, args, wait, &mut tx);
+                session.blocking = Some(blocking);
             }
         }
+        if let Some(tracked) = &session.tracked {
+            tracked.reader(&session.client).note(&mut tx, row, args);
+        }
+        let has_extras = tx.has_extras();
+        if has_extras {
+            self.waiters_to_retry.extend(tx.serve_waiters());
+        }
+        count_effects(&self.shared.threads[self.thread].counters, tx.effects());
+        drop(tx);
+        if has_extras {
+            self.finish_section(session);
+        }
+        result
+    }
+
+    /// Runs a command of memcached's protocol, which is always one on keys.
+    #[inline]
+    fn run_on_items(
+        &mut self,
+        session: &mut Session,
+        row: &'static Row,
+        run: MemcachedFn,
+        args: Args<'_>,
+        now: Now,
+        reply: &mut Reply<'_>,
+    ) -> damselfly_commands::Result {
+        let (engine, db) = (&self.shared.engine, session.db);
+        let mut tx = lock(engine, row, args, db, now, &mut self.shards)?;
+        let mut output = Output::new(reply.buffer());
+        let start = tx.begin_command();
+        let result = run(&mut tx, args, &mut output);
+        if tx.is_logged() && tx.has_changed(start) {
+            memcached::log_items(&mut tx, row, args);
+        }
+        let counters = &self.shared.threads[self.thread].counters;
+        counters.memcached.add(output.tally);
+        count_effects(counters, tx.effects());
+        let has_extras = tx.has_extras();
+        if has_extras {
+            self.waiters_to_retry.extend(tx.serve_waiters());
+        }
+        drop(tx);
+        if has_extras {
+            self.finish_section(session);
+        }
+        result
     }
 }
 
 /// Takes the locks that a row needs.
-#[inline]
+#[inline(always)]
 pub fn lock<'a>(
     engine: &'a Engine,
     row: &'static Row,
@@ -573,13 +639,4 @@ fn note_requests(session: &Session, batch: &Batch, input: &[u8], now: Now) {
     client
         .input_bytes
         .store(input.len() - batch.consumed(), Relaxed);
-}
-
-/// The place of the only key of a request, if its command has exactly one key at a fixed place.
-#[inline]
-fn first_key_place(request: &Request) -> Option<usize> {
-    match request.row?.locks {
-        Locks::One(place) => Some(place).filter(|&place| place < request.spans),
-        Locks::None | Locks::Many | Locks::All => None,
-    }
 }

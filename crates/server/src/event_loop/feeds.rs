@@ -79,8 +79,11 @@ impl Worker {
             self.close(key);
             return;
         }
-        let replication = &self.shared.replication;
+        let (replication, status) = (&self.shared.replication, feed.status());
         let (sent, bytes) = send(connection, &feed, replication, &mut self.scratch);
+        if feed.status() != status {
+            replication.check_good_replicas(&self.shared, &self.dispatcher.config);
+        }
         if bytes > 0 {
             let counters = &self.shared.threads[self.index].counters;
             counters.writes.add(1);

@@ -24,6 +24,7 @@ use crate::admin::pause::Hold;
 use crate::event_loop::parser::{InputError, Parser, ParserLimits, Protocol};
 use crate::event_loop::stream::{ReadEnd, Stream};
 use crate::registry::Row;
+use crate::replication::wait::MergeWait;
 use crate::session::DiskWait;
 #[cfg(doc)]
 use crate::session::Session;
@@ -48,6 +49,8 @@ pub enum Stall {
     Congested(usize),
     /// It would write, but the log is not merged fast enough.
     Log,
+    /// INFO or ROLE waits until the log is merged.
+    Merge(MergeWait),
     /// WAIT or WAITAOF waits for replicas or the disk.
     Disk(DiskWait),
     /// A command runs on a thread for long commands: [`Session::long`].
@@ -63,9 +66,12 @@ impl Stall {
             Self::Waiting | Self::Long | Self::SlicedReply | Self::Sleeping(_) | Self::Disk(_) => {
                 true
             }
-            Self::Shard(_) | Self::Paused(_) | Self::Output | Self::Congested(_) | Self::Log => {
-                false
-            }
+            Self::Shard(_)
+            | Self::Paused(_)
+            | Self::Output
+            | Self::Congested(_)
+            | Self::Log
+            | Self::Merge(_) => false,
         }
     }
 
@@ -78,6 +84,7 @@ impl Stall {
             | Self::Output
             | Self::Congested(_)
             | Self::Log
+            | Self::Merge(_)
             | Self::Long
             | Self::SlicedReply => false,
         }
@@ -401,8 +408,8 @@ pub struct Request {
     pub spans: usize,
     /// The row of the command, if there is one of that name.
     pub row: Option<&'static Row>,
-    /// The hash of its first key, if it has exactly one.
-    pub hash: u64,
+    /// The place and the hash of its key, if its command has exactly one at a fixed place.
+    pub key: Option<(usize, u64)>,
 }
 
 /// Requests that were parsed together.

@@ -351,6 +351,7 @@ impl Worker {
                 | Stall::Output
                 | Stall::Congested(_)
                 | Stall::Log
+                | Stall::Merge(_)
                 | Stall::Disk(_),
             )
             | None => {}
@@ -435,6 +436,7 @@ impl Worker {
                 | Stall::Sleeping(_)
                 | Stall::Congested(_)
                 | Stall::Log
+                | Stall::Merge(_)
                 | Stall::Disk(_),
             ) => {
                 let is_listed = self.stalled.contains(&key);

@@ -87,7 +87,7 @@ fn parse_resp(
                         first_span,
                         spans,
                         row: None,
-                        hash: 0,
+                        key: None,
                     });
                 }
             }
@@ -122,7 +122,7 @@ fn parse_memcached(
                 first_span: spans.start,
                 spans: spans.len(),
                 row: Some(table.row(verb)),
-                hash: 0,
+                key: None,
             });
         };
         match parser.parse(&mut input[start..], &mut batch.spans, limits, &mut emit) {

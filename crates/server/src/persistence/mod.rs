@@ -272,16 +272,19 @@ impl Persistence {
     /// Notes that the job has ended, and how. Everything was visited.
     pub(super) fn end(&self, shared: &Shared, job: &SaveJob, is_ok: bool) {
         let mut state = self.state();
+        let is_counted = is_ok || !job.was_aborted();
+        if let Some(base) = job.base()
+            && is_counted
+        {
+            // Before the next rewrite can begin: its cut is not that of this base.
+            shared
+                .aof
+                .end_rewrite(base, job.elapsed(), job.kept_bytes_max(), is_ok);
+        }
         state.job = None;
         self.is_saving.store(false, Relaxed);
-        if let Some(base) = job.base() {
+        if job.base().is_some() {
             drop(state);
-            let is_counted = is_ok || !job.was_aborted();
-            if is_counted {
-                shared
-                    .aof
-                    .end_rewrite(base, job.elapsed(), job.kept_bytes_max(), is_ok);
-            }
             job.set_result(is_ok);
             self.changed.notify_all();
             return;

@@ -147,7 +147,7 @@ fn report(job: &SaveJob, failure: Option<&str>) {
             job.file.path().display()
         ),
         Some(why) if job.was_aborted() => log::info!("Background saving was given up: {why}"),
-        Some(why) if job.is_in_place.load(Relaxed) => log::error!(
+        Some(why) if job.is_in_place() => log::error!(
             "Background saving error: {why}. The new file is complete and in place, but the earlier one may be back after a power failure."
         ),
         Some(why) => log::error!(
@@ -254,7 +254,7 @@ impl Temporary {
         let FileOptions { name, folder, .. } = &job.file;
         self.rename(name)
             .map_err(|error| named(&job.file.path(), &error))?;
-        job.is_in_place.store(true, Relaxed);
+        job.note_in_place();
         self.sync_name().map_err(|error| named(folder, &error))
     }
 }

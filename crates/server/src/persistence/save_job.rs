@@ -157,7 +157,7 @@ pub struct SaveJob {
     has_failed: AtomicBool,
     was_aborted: AtomicBool,
     /// The file is complete and has its name.
-    pub(super) is_in_place: AtomicBool,
+    is_in_place: AtomicBool,
     result: Mutex<Option<bool>>,
     ended: Condvar,
 }
@@ -259,8 +259,13 @@ impl SaveJob {
     }
 
     /// False if its bytes go to replicas without a file.
-    pub(super) fn has_file(&self) -> bool {
+    pub fn has_file(&self) -> bool {
         self.transfer().is_none()
+    }
+
+    /// The replicas that it is for, if it is for replicas.
+    pub fn sync(&self) -> Option<&FullSync> {
+        self.sync.as_deref()
     }
 
     /// Where its bytes go if they go to replicas without a file.
@@ -460,6 +465,16 @@ impl SaveJob {
 
     pub(super) fn was_aborted(&self) -> bool {
         self.was_aborted.load(Relaxed)
+    }
+
+    /// Notes that the file is complete and has its name.
+    pub(super) fn note_in_place(&self) {
+        self.is_in_place.store(true, Relaxed);
+    }
+
+    /// True once the file is complete and has its name.
+    pub fn is_in_place(&self) -> bool {
+        self.is_in_place.load(Relaxed)
     }
 
     pub(super) fn has_failed(&self) -> bool {

@@ -283,7 +283,7 @@ impl Applier {
                     Ok(()) | Err(Stop::SlicedReply(_) | Stop::Wait(_)) => {}
                     Err(Stop::NeedsAllLocks) => return Ok(false),
                     Err(Stop::Error(error)) => failed = Some(error),
-                    Err(Stop::Busy(_) | Stop::Long | Stop::LongUnlocked(_)) => {
+                    Err(Stop::Busy(_) | Stop::Long | Stop::LongUnlocked(_) | Stop::LogBehind) => {
                         failed = Some(CommandError::err("the command could not run"));
                     }
                 }

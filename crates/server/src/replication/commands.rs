@@ -11,6 +11,7 @@ use damselfly_protocol::Reply;
 
 use super::feed::{Abilities, Feed};
 use super::link;
+use super::wait::wait_for_merge;
 use crate::registry::Handler;
 use crate::session::{Awaited, Context, DiskWait};
 use crate::users;
@@ -331,11 +332,9 @@ fn role(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
         link::role_reply(context.shared, reply);
         return Ok(());
     }
-    if context.lent.is_none() {
-        replication.catch_up(context.shared);
-    }
+    wait_for_merge(context)?;
     let mut feeds = replication.feeds();
-    feeds.retain(|feed| feed.is_online());
+    feeds.retain(|feed| feed.is_shown_online());
     reply.array(3);
     reply.bulk(b"master");
     reply.integer(replication.history().offset as i64);

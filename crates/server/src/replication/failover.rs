@@ -206,7 +206,7 @@ fn check(replication: &Replication, options: &Options) -> damselfly_commands::Re
         let Some(feed) = feeds.iter().find(|feed| is_at(feed, target)) else {
             return refuse("FAILOVER target HOST and PORT is not a replica.");
         };
-        if !feed.is_online() {
+        if !feed.is_shown_online() {
             return refuse("FAILOVER target replica is not online.");
         }
     }

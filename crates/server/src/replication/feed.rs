@@ -117,7 +117,7 @@ pub struct Feed {
     waker: Arc<mio::Waker>,
     /// Its thread was woken and has not looked at it since.
     is_due: AtomicBool,
-    /// Its connection shall be closed.
+    /// Its connection shall be closed, or is.
     is_closed: AtomicBool,
     status: AtomicU8,
     sending: Mutex<Sending>,
@@ -180,6 +180,12 @@ impl Feed {
         self.status() == Status::Online
     }
 
+    /// True if INFO shows it as online: it follows the stream, or has its snapshot and will follow once it acknowledges that. As in Redis,
+    /// `min-replicas-to-write` counts it from then on.
+    pub fn is_shown_online(&self) -> bool {
+        matches!(self.status(), Status::WaitsForAck | Status::Online)
+    }
+
     /// Its address, as INFO shows it.
     pub fn address(&self) -> &str {
         match self.abilities.address.as_str() {
@@ -225,7 +231,7 @@ impl Feed {
         self.wake();
     }
 
-    /// True after [`Feed::close`].
+    /// True once its connection shall be closed, or is.
     pub fn is_closed(&self) -> bool {
         self.is_closed.load(SeqCst)
     }
@@ -355,6 +361,7 @@ impl Feed {
 
     /// Its connection is closed.
     pub(super) fn leave(&self) {
+        self.is_closed.store(true, SeqCst);
         if let Source::Transfer { transfer, .. } = &self.sending().source {
             transfer.remove(self.client.id);
         }

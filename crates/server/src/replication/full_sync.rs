@@ -69,6 +69,11 @@ impl FullSync {
         }
     }
 
+    /// True if a replica waits for it or receives it.
+    fn has_replicas(&self) -> bool {
+        self.feeds.iter().any(|feed| !feed.is_closed())
+    }
+
     /// The file of the snapshot is complete, or there will be none.
     pub fn end_file(&self, file: io::Result<File>) {
         let opened = file.and_then(|file| Ok((file.metadata()?.len(), Arc::new(file))));
@@ -92,7 +97,7 @@ impl FullSync {
             transfer.end(Err(Failed));
         }
         for feed in &self.feeds {
-            if feed.status() == Status::WaitsForEnd {
+            if feed.status() == Status::WaitsForEnd && !feed.is_closed() {
                 log::warn!(
                     "SYNC failed. BGSAVE child returned an error: closing replica {}",
                     feed.name()
@@ -242,6 +247,21 @@ impl Transfer {
 }
 
 impl Replication {
+    /// Gives up the snapshot in progress if all replicas that wanted it have left, so that it takes no more memory and others can begin. As in
+    /// Redis, a snapshot in a file is completed if there are save points: it is then a save like any other. One thread calls this now and then.
+    pub(super) fn give_up_useless_snapshot(&self, shared: &Shared, config: &Config) {
+        if !shared.persistence.is_saving() {
+            return;
+        }
+        let Some(job) = shared.persistence.job() else {
+            return;
+        };
+        let is_saved = job.has_file() && !config.save.0.is_empty();
+        if !is_saved && job.sync().is_some_and(|sync| !sync.has_replicas()) {
+            job.abort("all replicas that waited for it have left");
+        }
+    }
+
     /// Begins a full synchronisation if replicas wait for one and it is time. One thread calls this now and then.
     pub(super) fn start_full_sync_if_due(self: &Arc<Self>, shared: &Shared, config: &Config) {
         if shared.persistence.is_saving() || shared.gate.is_loading() {
@@ -295,16 +315,16 @@ impl Replication {
 
 /// Called when a save for replicas has ended.
 pub fn end_save(sync: &FullSync, job: &SaveJob, is_ok: bool) {
-    match (&sync.transfer, is_ok) {
-        (_, false) => sync.fail(),
-        (Some(transfer), true) => transfer.end(Ok(())),
-        (None, true) => {
-            sync.end_file(File::open(job.path()));
-            if sync.removes_file
-                && let Err(error) = std::fs::remove_file(job.path())
-            {
-                log::warn!("Can't remove {}: {error}", job.path().display());
-            }
-        }
+    match &sync.transfer {
+        Some(transfer) if is_ok => transfer.end(Ok(())),
+        None if is_ok => sync.end_file(File::open(job.path())),
+        Some(_) | None => sync.fail(),
+    }
+    // A save that was given up may have been complete already.
+    if sync.removes_file
+        && job.is_in_place()
+        && let Err(error) = std::fs::remove_file(job.path())
+    {
+        log::warn!("Can't remove {}: {error}", job.path().display());
     }
 }

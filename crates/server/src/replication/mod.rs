@@ -316,21 +316,10 @@ impl Replication {
         }
     }
 
-    /// On a primary: waits a moment until the changes up to now are part of the stream, so that whoever has seen a reply finds them in the offset.
-    /// The caller has no locks.
-    pub fn catch_up(&self, shared: &Shared) {
-        const RECHECK_INTERVAL: Duration = Duration::from_micros(50);
-        /// INFO and ROLE are rare, and the log thread needs some 100 microseconds.
-        const WAIT_MAX: Duration = Duration::from_millis(50);
-        let (started, record) = (Instant::now(), shared.engine.log.appended());
-        let is_behind = || {
-            let state = self.state();
-            state.intake.is_some() && state.merged < record
-        };
-        while is_behind() && started.elapsed() < WAIT_MAX {
-            shared.log.wake();
-            std::thread::sleep(RECHECK_INTERVAL);
-        }
+    /// True if all records below this number are part of the stream, or if there is none that they go to.
+    fn has_merged(&self, record: u64) -> bool {
+        let state = self.state();
+        state.intake.is_none() || state.merged >= record
     }
 
     /// How many bytes are kept beyond the backlog, for replicas that have not received them.

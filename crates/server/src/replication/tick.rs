@@ -8,6 +8,7 @@ use damselfly_config::Config;
 use damselfly_engine::Now;
 use damselfly_log::Targets;
 
+use super::feed::Feed;
 use super::{History, Replication};
 use crate::clock;
 use crate::gate::Reasons;
@@ -23,6 +24,7 @@ impl Replication {
         if self.is_replica() && shared.engine.log.wants(Targets::REPLICAS) && self.is_settled() {
             self.settle_log(shared);
         }
+        self.give_up_useless_snapshot(shared, config);
         match self.feeds.load(Relaxed) {
             0 => self.drop_old_backlog(shared, config),
             _ => {
@@ -57,11 +59,10 @@ impl Replication {
         }
     }
 
-    /// How many replicas have acknowledged something in the last `min-replicas-max-lag` seconds.
+    /// How many replicas are online and have acknowledged something in the last `min-replicas-max-lag` seconds.
     pub fn good_replicas(&self, config: &Config) -> usize {
         let (now_ms, lag_s_max) = (clock::now_ms(), i64::from(config.min_replicas_max_lag_s));
-        let is_good =
-            |feed: &Arc<super::feed::Feed>| feed.is_online() && feed.lag_s(now_ms) <= lag_s_max;
+        let is_good = |feed: &Arc<Feed>| feed.is_shown_online() && feed.lag_s(now_ms) <= lag_s_max;
         self.feeds().iter().filter(|feed| is_good(feed)).count()
     }
 

@@ -2,16 +2,69 @@
 //!
 //! A client waits for a record of the log, and replicas acknowledge offsets of the stream. Marks connect the two: while somebody waits, each batch of the log
 //! leaves the number of its last record and the offset behind it, and asks the replicas for an acknowledgement.
+//!
+//! INFO and ROLE show the offset. Whoever has seen the reply to a change finds it in there, as with Redis: clients compare offsets to learn
+//! whether a replica has it. So these two wait for the merge ([`MergeWait`]).
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+use damselfly_commands::{Result, Stop};
 
 use super::{Replication, State};
+use crate::session::Context;
+use crate::shared::Shared;
 
 /// The command that asks replicas for an acknowledgement.
 pub(super) const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 
 /// The most marks that are kept. Without the oldest, clients wait a little longer than necessary.
 const MARKS_MAX: usize = 1 << 16;
+
+/// INFO and ROLE wait no longer than this, should the merge be held up. Usually it takes a millisecond.
+const MERGE_WAIT_MAX: Duration = Duration::from_millis(50);
+
+/// What INFO or ROLE waits for.
+#[derive(Clone, Copy, Debug)]
+pub struct MergeWait {
+    /// All records below this number are part of the stream.
+    record: u64,
+    /// When it gives up.
+    until: Instant,
+}
+
+impl MergeWait {
+    /// True if the wait is over.
+    pub fn is_over(&self, shared: &Shared) -> bool {
+        shared.replication.has_merged(self.record) || self.until <= Instant::now()
+    }
+}
+
+/// Returns at once if all changes up to now are part of the stream, or if the command has waited for that already. Within a transaction or a script
+/// it does not wait.
+///
+/// # Errors
+/// [`Stop::LogBehind`]: the command has to wait.
+pub fn wait_for_merge(context: &mut Context<'_>) -> Result {
+    let shared = context.shared;
+    if context.lent.is_some() {
+        return Ok(());
+    }
+    let wait = context
+        .session
+        .merge_wait
+        .take()
+        .unwrap_or_else(|| MergeWait {
+            record: shared.engine.log.appended(),
+            until: Instant::now() + MERGE_WAIT_MAX,
+        });
+    if wait.is_over(shared) {
+        return Ok(());
+    }
+    shared.log.wake();
+    context.session.merge_wait = Some(wait);
+    Err(Stop::LogBehind)
+}
 
 /// How many clients wait.
 #[derive(Debug, Default)]

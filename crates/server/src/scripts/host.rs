@@ -543,7 +543,7 @@ impl ScriptHost<'_, '_> {
                 self.lock_all_shards()?;
                 return self.run(row, args, reply);
             }
-            Err(Stop::Long | Stop::LongUnlocked(_)) => {
+            Err(Stop::Long | Stop::LongUnlocked(_) | Stop::LogBehind) => {
                 unreachable!("no other client waits for a script's section")
             }
         }

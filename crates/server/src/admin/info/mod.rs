@@ -12,6 +12,7 @@ use damselfly_protocol::Reply;
 
 use crate::admin::facts::Facts;
 use crate::registry::{Handler, counted_rows};
+use crate::replication::wait::wait_for_merge;
 use crate::session::Context;
 use crate::statistics::CommandTotals;
 
@@ -177,8 +178,8 @@ fn info(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
         1 => section.is_default(),
         _ => args.from(1).any(|arg| section.is_asked_by(arg)),
     };
-    if asked(Section::Replication) && context.lent.is_none() {
-        context.shared.replication.catch_up(context.shared);
+    if asked(Section::Replication) {
+        wait_for_merge(context)?;
     }
     let facts = Facts::gather(context)?;
     let mut tx = context.section();

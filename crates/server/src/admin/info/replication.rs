@@ -59,7 +59,7 @@ impl Facts<'_> {
             text += &format!("\r\nmin_slaves_good_slaves:{good}");
         }
         for (number, feed) in self.feeds.iter().enumerate() {
-            let lag_s = match feed.is_online() {
+            let lag_s = match feed.is_shown_online() {
                 true => feed.lag_s(self.now.0),
                 false => 0,
             };
