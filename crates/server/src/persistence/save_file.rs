@@ -254,7 +254,7 @@ impl Temporary {
         let FileOptions { name, folder, .. } = &job.file;
         self.rename(name)
             .map_err(|error| named(&job.file.path(), &error))?;
-        job.note_in_place();
+        job.is_in_place.store(true, Relaxed);
         self.sync_name().map_err(|error| named(folder, &error))
     }
 }

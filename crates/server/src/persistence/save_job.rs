@@ -157,7 +157,7 @@ pub struct SaveJob {
     has_failed: AtomicBool,
     was_aborted: AtomicBool,
     /// The file is complete and has its name.
-    is_in_place: AtomicBool,
+    pub(super) is_in_place: AtomicBool,
     result: Mutex<Option<bool>>,
     ended: Condvar,
 }
@@ -465,11 +465,6 @@ impl SaveJob {
 
     pub(super) fn was_aborted(&self) -> bool {
         self.was_aborted.load(Relaxed)
-    }
-
-    /// Notes that the file is complete and has its name.
-    pub(super) fn note_in_place(&self) {
-        self.is_in_place.store(true, Relaxed);
     }
 
     /// True once the file is complete and has its name.
