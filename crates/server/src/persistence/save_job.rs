@@ -4,9 +4,8 @@
 //!  shards ── copied by the threads that serve clients, a few entries at a time ──► queue ── encoded by threads of their own ──► file
 //! ```
 //!
-//! Whoever reads a shard holds its lock, so this has to be quick, and must not be interrupted by threads that the system prefers: it
-//! is left to the threads that serve clients ([`SaveJob::copy_some`]). Encoding and compressing take several times longer, but need no
-//! lock; threads of low priority do it (`save_file.rs`). The order in the file does not matter.
+//! Whoever reads a shard holds its lock, so this has to be quick, and must not be interrupted by threads that the system prefers: it is left
+//! to the threads that serve clients ([`SaveJob::copy_some`]). Encoding and compressing take several times longer, but need no lock; threads of low priority do it (`save_file.rs`). The order in the file does not matter.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
