@@ -232,7 +232,8 @@ impl Server {
         self.dispatcher.config = self.shared.config();
         let speaks = |connection: &Connection| {
             let session = &connection.session;
-            session.replies == Replies::On && !session.client.monitor.load(Relaxed)
+            let is_replica = session.feed.is_some();
+            session.replies == Replies::On && !session.client.monitor.load(Relaxed) && !is_replica
         };
         let before = speaks(&self.connection);
         match self
