@@ -92,6 +92,26 @@ fn a_failover_without_a_replica_in_time_is_given_up() {
     say(&mut connection, "SET key 3");
 }
 
+/// Bug: writes were held back for ever if the last replica left during FAILOVER, whatever its TIMEOUT.
+#[test]
+fn a_failover_is_given_up_in_time_if_all_replicas_have_left() {
+    let primary = ours(&["--repl-diskless-sync-delay", "0"]);
+    let mut replica = primary.connect();
+    replica.send(b"SYNC\r\n").unwrap();
+    let mut connection = primary.connect();
+    wait_online(&primary, 1);
+    say(&mut connection, "FAILOVER TIMEOUT 500");
+    drop(replica);
+    wait_until("the replica has left", || {
+        info(&mut connection, "connected_slaves") == "0"
+    });
+    assert_eq!(say(&mut connection, "SET key 1").to_string(), "OK");
+    assert_eq!(
+        info(&mut connection, "master_failover_state"),
+        "no-failover"
+    );
+}
+
 #[test]
 fn a_shutdown_waits_for_replicas() {
     let mut primary = ours(&[]);

@@ -295,6 +295,9 @@ impl Replication {
 
     fn ask_for_acks(&self) {
         let mut state = self.state();
+        if state.feeds.is_empty() {
+            return;
+        }
         state.append(GETACK);
         state.feeds.iter().for_each(|feed| feed.wake());
     }

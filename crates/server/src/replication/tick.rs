@@ -25,11 +25,11 @@ impl Replication {
             self.settle_log(shared);
         }
         self.give_up_useless_snapshot(shared, config);
+        self.continue_failover(shared);
         match self.feeds.load(Relaxed) {
             0 => self.drop_old_backlog(shared, config),
             _ => {
                 self.start_full_sync_if_due(shared, config);
-                self.continue_failover(shared);
                 self.ping(config);
             }
         }
