@@ -213,6 +213,16 @@ fn with_everysec_a_killed_process_loses_little_and_nothing_is_torn() {
 }
 
 /// The digest of all data.
+/// A server with data and without an append-only file.
+fn filled_without_file(program: &Program) -> (ScratchFolder, Server) {
+    let folder = ScratchFolder::create().unwrap();
+    let dir = folder.path().display().to_string();
+    let options = ["--dir", &dir, "--save", "", "--enable-debug-command", "yes"];
+    let server = Server::start(program, &options).unwrap();
+    fill(&server);
+    (folder, server)
+}
+
 fn digest(server: &Server) -> String {
     server
         .connect()
@@ -425,12 +435,8 @@ fn a_key_that_lost_its_deadline_in_time_is_there_after_a_late_restart() {
 
 #[test]
 fn it_can_be_turned_on_and_off_while_the_server_runs() {
-    let folder = ScratchFolder::create().unwrap();
     let program = Program::subject();
-    let dir = folder.path().display().to_string();
-    let options = ["--dir", &dir, "--save", "", "--enable-debug-command", "yes"];
-    let server = Server::start(&program, &options).unwrap();
-    fill(&server);
+    let (folder, server) = filled_without_file(&program);
     let mut connection = server.connect();
     for _ in 0..2 {
         connection
@@ -457,12 +463,8 @@ fn it_can_be_turned_on_and_off_while_the_server_runs() {
 /// one deleted it as the base that it replaced, and the server did not start any more.
 #[test]
 fn a_slow_disk_while_it_is_turned_on_loses_no_base() {
-    let folder = ScratchFolder::create().unwrap();
     let program = Program::subject();
-    let dir = folder.path().display().to_string();
-    let options = ["--dir", &dir, "--save", "", "--enable-debug-command", "yes"];
-    let server = Server::start(&program, &options).unwrap();
-    fill(&server);
+    let (folder, server) = filled_without_file(&program);
     let mut connection = server.connect();
     let mut set = |value| {
         connection

@@ -2,7 +2,7 @@
 
 use damselfly_commands::memcached::{MemcachedFn, Output};
 use damselfly_commands::{Args, KeyspaceFn, Stop};
-use damselfly_engine::{Busy, Engine, Now, Tx};
+use damselfly_engine::{Busy, Engine, Now, Tx, Unserved};
 use damselfly_protocol::Reply;
 
 use super::Dispatcher;
@@ -41,10 +41,7 @@ impl Dispatcher {
             if let Err(stop @ (Stop::Long | Stop::LongUnlocked(_))) = result {
                 // The long run will report missed keys itself. Expired keys were removed already.
                 tx.discard_events();
-                let has_extras = tx.has_extras();
-                if has_extras {
-                    self.waiters_to_retry.extend(tx.serve_waiters());
-                }
+                let has_extras = serve_waiters(&mut tx, &mut self.waiters_to_retry);
                 drop(tx);
                 if has_extras {
                     self.finish_section(session);
@@ -64,10 +61,7 @@ impl Dispatcher {
         if let Some(tracked) = &session.tracked {
             tracked.reader(&session.client).note(&mut tx, row, args);
         }
-        let has_extras = tx.has_extras();
-        if has_extras {
-            self.waiters_to_retry.extend(tx.serve_waiters());
-        }
+        let has_extras = serve_waiters(&mut tx, &mut self.waiters_to_retry);
         count_effects(&self.shared.threads[self.thread].counters, tx.effects());
         drop(tx);
         if has_extras {
@@ -98,16 +92,23 @@ impl Dispatcher {
         let counters = &self.shared.threads[self.thread].counters;
         counters.memcached.add(output.tally);
         count_effects(counters, tx.effects());
-        let has_extras = tx.has_extras();
-        if has_extras {
-            self.waiters_to_retry.extend(tx.serve_waiters());
-        }
+        let has_extras = serve_waiters(&mut tx, &mut self.waiters_to_retry);
         drop(tx);
         if has_extras {
             self.finish_section(session);
         }
         result
     }
+}
+
+/// Serves the clients that wait for what a section has changed. True if there is work left for after the section: `finish_section`.
+#[inline]
+fn serve_waiters(tx: &mut Tx<'_>, to_retry: &mut Vec<Unserved>) -> bool {
+    let has_extras = tx.has_extras();
+    if has_extras {
+        to_retry.extend(tx.serve_waiters());
+    }
+    has_extras
 }
 
 /// Takes the locks that a row needs.
