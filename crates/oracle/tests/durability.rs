@@ -504,6 +504,34 @@ fn a_slow_disk_while_it_is_turned_on_loses_no_base() {
     assert_eq!(digest(&start(&program, folder.path(), &[])), before);
 }
 
+/// Bug: a server that ended before its append-only file had a base lost everything, although nothing had failed.
+#[test]
+fn the_end_waits_for_the_base() {
+    let program = Program::subject();
+    for by_signal in [true, false] {
+        let (folder, mut server) = filled_without_file(&program);
+        let mut connection = server.connect();
+        connection
+            .call(&["DEBUG", "AOF-FLUSH-SLEEP", "500000"])
+            .unwrap();
+        connection
+            .call(&["CONFIG", "SET", "appendonly", "yes"])
+            .unwrap();
+        let before = digest(&server);
+        let patience = Duration::from_secs(60);
+        let status = match by_signal {
+            true => server.terminate(patience).unwrap(),
+            false => {
+                connection.send(b"SHUTDOWN\r\n").unwrap();
+                server.wait(patience).unwrap()
+            }
+        };
+        assert!(status.is_some_and(|status| status.success()));
+        let server = start(&program, folder.path(), &[]);
+        assert_eq!(digest(&server), before, "by a signal: {by_signal}");
+    }
+}
+
 #[test]
 fn a_snapshot_is_loaded_if_there_is_no_append_only_file_yet() {
     let folder = ScratchFolder::create().unwrap();

@@ -114,7 +114,7 @@ fn shutdown(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
     log::warn!("User requested shutdown...");
     let replication = &context.shared.replication;
     let waits = !options.flags.now && replication.has_lagging(context.shared, context.config);
-    if !waits && !options.shutdown().saves(context.shared) {
+    if !waits && !options.shutdown().takes_long(context.shared) {
         // There is no reply: the connection is closed.
         context.session.closing = true;
         context.shared.stop();

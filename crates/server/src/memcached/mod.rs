@@ -461,7 +461,7 @@ fn shutdown(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) ->
         return line(reply, "CLIENT_ERROR invalid shutdown mode");
     }
     log::warn!("A memcached client requested shutdown...");
-    if SHUTDOWN_OPTIONS.saves(context.shared) {
+    if SHUTDOWN_OPTIONS.takes_long(context.shared) {
         return Err(Stop::Long);
     }
     context.session.closing = true;

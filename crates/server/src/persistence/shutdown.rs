@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use damselfly_base::CommandError;
 use damselfly_config::ShutdownFlags;
 use damselfly_engine::{Busy, Now};
 
 use super::Cause;
+use super::aof::Mode;
 use crate::clock;
 use crate::shared::Shared;
 
@@ -46,6 +48,36 @@ impl Shutdown {
         self.flags.save || is_configured && !self.flags.nosave
     }
 
+    /// True if it has something to do before the server stops.
+    pub fn takes_long(&self, shared: &Shared) -> bool {
+        self.saves(shared) || self.awaits_base(shared)
+    }
+
+    /// True while the append-only file is on, but a restart would not load it yet: without its base, everything would be lost.
+    fn awaits_base(&self, shared: &Shared) -> bool {
+        shared.config().appendonly
+            && !self.flags.nosave
+            && shared.aof.mode() != Mode::On
+            && !shared.gate.is_loading()
+    }
+
+    /// Waits until the append-only file has its base. False if that fails.
+    fn wait_for_base(&self, shared: &Shared) -> bool {
+        const POLL_INTERVAL: Duration = Duration::from_millis(2);
+        let failures = shared.aof.status().failures;
+        if self.awaits_base(shared) {
+            log::warn!("Writing the initial base of the append-only file before exiting.");
+        }
+        while self.awaits_base(shared) && !shared.stopping.load(Relaxed) {
+            let status = shared.aof.status();
+            if status.failures > failures || status.write_error.is_some() {
+                return false;
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+        true
+    }
+
     /// Saves if necessary, and makes the server stop. No command runs between the save and the end.
     ///
     /// # Errors
@@ -56,6 +88,13 @@ impl Shutdown {
             && shared.replication.wait_before_shutdown(shared).is_err()
         {
             return Ok(Err(NotStopped::Aborted));
+        }
+        if !self.wait_for_base(shared) {
+            if !self.flags.force {
+                shared.replication.end_last_wait(shared);
+                return Ok(Err(NotStopped::NotSaved));
+            }
+            log::error!("The append-only file has no base. Exit anyway.");
         }
         let result = self.try_run(shared);
         if matches!(result, Ok(Err(_))) {
