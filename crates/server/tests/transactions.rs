@@ -390,17 +390,18 @@ fn a_client_that_kills_itself_in_a_transaction_gets_no_further_reply() {
     let server = TestServer::start();
     let (mut client, mut other) = (server.client(), server.client());
     let id = client.number("CLIENT ID");
-    for command in [
+    let kill = format!("CLIENT KILL ID {id} SKIPME no");
+    let commands = [
         "MULTI",
         "ECHO first",
-        &format!("CLIENT KILL ID {id} SKIPME no"),
+        &kill,
         "SET key value",
         "ECHO last",
         "EXEC",
         "SET other value",
-    ] {
-        client.send(command);
-    }
+    ];
+    // In one go: sending fails once the server has closed the connection.
+    client.send_bytes((commands.join("\r\n") + "\r\n").as_bytes());
     let replies = client.until_closed();
     assert_eq!(replies, ["OK", "QUEUED", "QUEUED", "QUEUED", "QUEUED"]);
     let rest = String::from_utf8(client.rest().to_vec()).unwrap();

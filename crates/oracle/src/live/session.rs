@@ -45,6 +45,14 @@ pub struct Request {
     pub waits: bool,
 }
 
+impl Request {
+    /// True for SYNC and PSYNC, as loose sessions send them.
+    pub fn asks_for_snapshot(&self) -> bool {
+        let starts = [&b"*1\r\n$4\r\nSYNC"[..], b"*3\r\n$5\r\nPSYNC"];
+        starts.iter().any(|start| self.bytes.starts_with(start))
+    }
+}
+
 /// The ids of the connections of a round, for commands that act on other connections.
 pub trait Ids {
     /// The id of a connection that may be killed, if there is one.
