@@ -97,6 +97,7 @@ impl Report {
         if let Some(handshakes) = &self.handshakes {
             let per_s = handshakes.len() as f64 / self.seconds;
             figures.extend([
+                ("handshakes", handshakes.len() as f64, 0),
                 ("handshakes_per_s", per_s, 0),
                 ("handshake_p50_us", microseconds(handshakes, 0.5), 1),
                 ("handshake_p99_us", microseconds(handshakes, 0.99), 1),
