@@ -83,7 +83,7 @@ pub(super) static OPTIONS: &[Opt] = &[
         "protected-mode",
         Kind::Bool,
         field!(protected_mode),
-        "Refuses clients from other machines while no password is set, whatever `bind` says.",
+        "Refuses clients from other machines while the user that they begin as has no password, whatever `bind` says: `default`, or `memcached-user` on `memcached-port`.",
     ),
     Opt::at_start(
         "socket-mark-id",

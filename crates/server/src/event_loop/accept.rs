@@ -9,7 +9,6 @@ use super::Worker;
 use crate::clients::NewClient;
 use crate::clock;
 use crate::event_loop::connection::Connection;
-use crate::event_loop::parser::Protocol;
 use crate::session::Session;
 use crate::threads::Arrival;
 use crate::users::Login;
@@ -34,10 +33,7 @@ impl Worker {
         }
         let config = &self.dispatcher.config;
         let users = &self.shared.users;
-        let account = match speaks {
-            Protocol::Resp => users.default_account().clone(),
-            Protocol::Memcached => users.memcached_account(&config.memcached_user),
-        };
+        let account = users.first_account(speaks, config);
         let (address, local_address) = stream.addresses(&config.unixsocket);
         let client = self.shared.clients.add(NewClient {
             id,

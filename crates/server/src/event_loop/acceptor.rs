@@ -35,8 +35,16 @@ const ACCEPTS_MAX: usize = 64;
 /// The token of the waker; the others belong to listening sockets.
 const WAKER: Token = Token(usize::MAX);
 
-/// The error for a client from another machine while no password is set.
-const PROTECTED_MODE: &str = "DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password with the option requirepass, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no.";
+/// The error for a client from another machine while the user that it would be has no password.
+fn protected_mode_error(speaks: Protocol) -> String {
+    let (user, remedy) = match speaks {
+        Protocol::Resp => ("the default user", "with the option requirepass"),
+        Protocol::Memcached => ("memcached-user", "with ACL SETUSER"),
+    };
+    format!(
+        "DENIED Damselfly is running in protected mode because protected mode is enabled and no password is set for {user}. In this mode connections are only accepted from the loopback interface. To accept connections from other machines, set a password {remedy}, or, if the network is trusted, turn protected mode off: CONFIG SET protected-mode no from this machine, or start with --protected-mode no."
+    )
+}
 
 /// The listening sockets, as all threads see them.
 pub struct Acceptor {
@@ -336,10 +344,14 @@ fn admit(shared: &Shared, mut stream: Stream, speaks: Protocol) {
     // The client may have connected because an option was changed, so the current options apply.
     let config = shared.config();
     if config.protected_mode
-        && shared.users.default_account().user().has_no_password()
         && stream.origin() == Origin::Remote
+        && shared
+            .users
+            .first_account(speaks, &config)
+            .user()
+            .has_no_password()
     {
-        refuse(&mut stream, speaks, PROTECTED_MODE);
+        refuse(&mut stream, speaks, &protected_mode_error(speaks));
         shared.threads[0].counters.connections_rejected.add(1);
         return;
     }

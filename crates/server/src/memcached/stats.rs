@@ -145,7 +145,7 @@ static SETTINGS: &[Figure] = &[
     ("tcp_backlog", |f| f.config.tcp_backlog.to_string()),
     ("binding_protocol", |_| "ascii".into()),
     ("auth_enabled_sasl", |_| "no".into()),
-    ("auth_enabled_ascii", |f| yes(!f.shared.users.memcached_account(&f.config.memcached_user).user().is_open()).into()),
+    ("auth_enabled_ascii", |f| yes(!f.shared.users.first_account(Protocol::Memcached, f.config).user().is_open()).into()),
     ("item_size_max", |f| f.config.memcached_max_item_size_bytes.to_string()),
     ("maxconns_fast", |_| yes(true).into()),
     ("hashpower_init", ZERO),

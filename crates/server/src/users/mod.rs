@@ -25,6 +25,7 @@ use damselfly_acl::{
 };
 
 pub use damselfly_acl::Context;
+use damselfly_config::Config;
 pub use enforce::recheck;
 pub use file::line;
 pub use login::{Login, refusal, refusal_in_exec, refusal_in_script, require};
@@ -34,6 +35,7 @@ use crate::admin::client;
 use crate::admin::command::facts;
 use crate::clients::Client;
 use crate::clock;
+use crate::event_loop::parser::Protocol;
 use crate::registry::REGISTRY;
 use crate::shared::Shared;
 
@@ -190,10 +192,14 @@ impl Users {
         self.by_name().values().cloned().collect()
     }
 
-    /// The user of new memcached connections: the one of this name, or if there is none, one who may do nothing but log in.
-    pub fn memcached_account(&self, name: &str) -> Arc<Account> {
-        let found = self.find(name.as_bytes());
-        found.unwrap_or_else(|| Account::new(name.as_bytes(), User::nobody()))
+    /// The user that a new connection is before it logs in. If there is no `memcached-user`, it is one who may do nothing else.
+    pub fn first_account(&self, speaks: Protocol, config: &Config) -> Arc<Account> {
+        let name = match speaks {
+            Protocol::Resp => return self.default.clone(),
+            Protocol::Memcached => config.memcached_user.as_bytes(),
+        };
+        let found = self.find(name);
+        found.unwrap_or_else(|| Account::new(name, User::nobody()))
     }
 
     /// Creates or changes a user as rules say. Returns true if the connection of the client `own_id` must be closed.

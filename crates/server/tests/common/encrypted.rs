@@ -89,11 +89,16 @@ pub struct Tls(pub StreamOwned<ClientConnection, TcpStream>);
 /// How many bytes the operating system keeps for a client that does not read: few, so that a server soon notices.
 const RECEIVED_BYTES: usize = 64 << 10;
 
-/// A client that has completed its handshake.
+/// A client that has completed its handshake with a server on this port.
 pub fn connect(port: u16, config: Arc<ClientConfig>) -> io::Result<Client<Tls>> {
+    connect_to(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), config)
+}
+
+/// The same for any address.
+pub fn connect_to(address: SocketAddr, config: Arc<ClientConfig>) -> io::Result<Client<Tls>> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
     socket.set_recv_buffer_size(RECEIVED_BYTES)?;
-    socket.connect(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into())?;
+    socket.connect(&address.into())?;
     let mut socket = TcpStream::from(socket);
     socket.set_read_timeout(Some(PATIENCE))?;
     socket.set_write_timeout(Some(PATIENCE))?;
