@@ -23,7 +23,7 @@ impl Dispatcher {
         let shared = &self.shared;
         row.is_usual
             && is_free(session)
-            && session.login.has_all_rights(&shared.users)
+            && session.login.may_run(&shared.users, row, args)
             && row.command.arity.allows(args.len())
             && args.len() <= ARGS_MAX
             && shared.gate.holding(row.refused_while).is_empty()

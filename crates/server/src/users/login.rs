@@ -167,6 +167,19 @@ impl Login {
         checked
     }
 
+    /// True if a request may run: no user was changed since the last refresh, and the rights as of then allow it. If false, [`Self::check`] says why.
+    #[inline]
+    pub fn may_run(&self, users: &Users, row: &'static Row, args: Args<'_>) -> bool {
+        self.has_all_rights(users) || self.may_run_restricted(users, row, args)
+    }
+
+    #[inline(never)]
+    fn may_run_restricted(&self, users: &Users, row: &'static Row, args: Args<'_>) -> bool {
+        self.is_current(users)
+            && !self.must_authenticate()
+            && self.user.check(&Asked { row, args }).is_ok()
+    }
+
     /// True if the user may run a request. Nothing is logged.
     pub fn allows(&mut self, users: &Users, row: &'static Row, args: Args<'_>) -> bool {
         self.refresh(users);
