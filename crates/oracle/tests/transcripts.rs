@@ -27,10 +27,18 @@ fn transcripts() -> Vec<(PathBuf, Transcript)> {
 
 /// Plays all transcripts, each against a fresh server, and fails with a list of all mismatches.
 fn play_all(program: &Program, arguments: &[&str]) {
+    play_those(program, arguments, |_| true);
+}
+
+/// The same for those with the right names.
+fn play_those(program: &Program, arguments: &[&str], is_wanted: impl Fn(&str) -> bool) {
     let mut wrong = String::new();
     for (path, transcript) in transcripts() {
-        let server = Server::start(program, arguments).unwrap();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if !is_wanted(&name) {
+            continue;
+        }
+        let server = Server::start(program, arguments).unwrap();
         match transcript.play(server.address(), program.kind()) {
             Ok(mismatches) => {
                 for mismatch in mismatches {
@@ -145,4 +153,21 @@ fn every_command_of_the_random_table_occurs_in_a_transcript() {
         .filter(|name| *name != "(" && *name != "NOSUCHCOMMAND" && !known.iter().any(|k| k == name))
         .collect();
     assert!(missing.is_empty(), "no transcript uses {missing:?}");
+}
+
+/// A user who may do everything without being known to: every request is checked.
+#[test]
+fn a_user_whose_requests_are_checked_gets_the_same_replies() {
+    let program = Program::subject();
+    if program.kind() == Kind::Redis {
+        return;
+    }
+    let rules = "default on nopass %RW~* &* +@all -debug +debug";
+    let words = rules.split(' ');
+    let arguments: Vec<&str> = ["--threads", "2", "--user"]
+        .into_iter()
+        .chain(words)
+        .collect();
+    // One of them lists the rules of this user.
+    play_those(&program, &arguments, |name| name != "users.txt");
 }

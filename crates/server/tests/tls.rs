@@ -6,6 +6,7 @@ mod encrypted;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -14,9 +15,12 @@ use common::{TestServer, until};
 use damselfly_config::{OutputLimit, TlsAuthClients};
 use damselfly_oracle::server::free_port;
 use damselfly_protocol::client::{Value, write_command};
+use encrypted::certificates::Files;
 use encrypted::{Encrypted, PATIENCE, connect, field};
 use rcgen::CertificateParams;
-use rustls::ClientConnection;
+use rustls::client::Resumption;
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, version};
 
 /// The request that stores `value`.
 fn set_request(key: &str, value: &[u8]) -> Vec<u8> {
@@ -479,6 +483,129 @@ fn clients_without_a_certificate_are_refused_where_one_is_needed() {
         .client_with(CertificateParams::new(Vec::new()).unwrap());
     let mut client = connect(server.port, Arc::new(config)).unwrap();
     assert_eq!(client.run("PING"), "PONG");
+}
+
+/// True if a client may use the server. In TLS 1.3, a client that may not learns of it with its first read.
+fn is_served(server: &Encrypted, config: ClientConfig) -> bool {
+    let Ok(mut client) = connect(server.port, Arc::new(config)) else {
+        return false;
+    };
+    let sent = client.stream.write_all(b"PING\r\n");
+    let mut reply = [0; 7];
+    sent.and_then(|()| client.stream.read_exact(&mut reply))
+        .is_ok_and(|()| reply == *b"+PONG\r\n")
+}
+
+#[test]
+fn only_certificates_that_are_valid_and_of_a_known_authority_are_accepted() {
+    let server = Encrypted::with(|config, _| config.tls_auth_clients = TlsAuthClients::Yes);
+    let files = &server.files;
+    let params = || CertificateParams::new(Vec::new()).unwrap();
+    let mut expired = params();
+    expired.not_before = rcgen::date_time_ymd(2020, 1, 1);
+    expired.not_after = rcgen::date_time_ymd(2021, 1, 1);
+    let mut early = params();
+    early.not_before = rcgen::date_time_ymd(4000, 1, 1);
+    early.not_after = rcgen::date_time_ymd(4001, 1, 1);
+    // Signed by another authority, but the client trusts the server's.
+    let other = Files::new();
+    let (certificate, key) = other.sign(params());
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let foreign = files
+        .client_builder(&[&version::TLS13])
+        .with_client_auth_cert(vec![certificate.der().clone()], key)
+        .unwrap();
+    assert!(is_served(&server, files.client_with(params())));
+    for refused in [
+        files.client_with(expired.clone()),
+        files.client_with(early),
+        foreign.clone(),
+        files.client_config(&[&version::TLS13]),
+    ] {
+        assert!(!is_served(&server, refused));
+    }
+    until("they are counted", || {
+        server.info("tls_handshakes_failed") == "4"
+    });
+    assert_eq!(server.info("tls_handshakes_completed"), "1");
+    // `optional` allows none, but no invalid one.
+    let mut plain = server.server.client();
+    assert_eq!(plain.run("CONFIG SET tls-auth-clients optional"), "OK");
+    assert!(is_served(&server, files.client_config(&[&version::TLS13])));
+    assert!(!is_served(&server, foreign.clone()));
+    assert!(!is_served(&server, files.client_with(expired)));
+    // Authorities from a folder, while the server runs.
+    let folder = files.path("authorities");
+    std::fs::create_dir(&folder).unwrap();
+    files.write("authorities/1.pem", &files.authority.pem());
+    let set = format!("CONFIG SET tls-auth-clients yes tls-ca-cert-dir {folder} tls-ca-cert-file");
+    let mut words: Vec<&str> = set.split(' ').collect();
+    words.push("");
+    assert_eq!(plain.run_words(&words), "OK");
+    assert!(is_served(&server, files.client_with(params())));
+    assert!(!is_served(&server, foreign.clone()));
+    files.write("authorities/2.pem", &other.authority.pem());
+    assert!(!is_served(&server, foreign.clone()), "nothing was read yet");
+    assert_eq!(
+        plain.run(&format!("CONFIG SET tls-ca-cert-dir {folder}")),
+        "OK"
+    );
+    assert!(is_served(&server, foreign));
+}
+
+#[test]
+fn sessions_are_resumed_while_the_option_is_on() {
+    let server = Encrypted::start();
+    let mut config = server.files.client_config(&[&version::TLS13]);
+    config.resumption = Resumption::in_memory_sessions(8);
+    let config = Arc::new(config);
+    let kind = || {
+        let mut client = connect(server.port, config.clone()).unwrap();
+        // With the reply, the client has what it needs to resume the session.
+        assert_eq!(client.run("PING"), "PONG");
+        client.stream.0.conn.handshake_kind().unwrap()
+    };
+    assert_eq!(kind(), HandshakeKind::Full);
+    assert_eq!(kind(), HandshakeKind::Resumed);
+    let mut plain = server.server.client();
+    assert_eq!(plain.run("CONFIG SET tls-session-caching no"), "OK");
+    assert_eq!([kind(), kind()], [HandshakeKind::Full; 2]);
+    assert_eq!(plain.run("CONFIG SET tls-session-caching yes"), "OK");
+    assert_eq!(kind(), HandshakeKind::Full);
+    assert_eq!(kind(), HandshakeKind::Resumed);
+}
+
+#[test]
+fn a_key_with_a_password_is_used_and_a_wrong_password_is_named() {
+    let server = Encrypted::start();
+    let (certificate, key) = (server.files.path("own.crt"), server.files.path("own.key"));
+    let openssl = |command: &str| {
+        let made = Command::new("openssl").args(command.split(' ')).output();
+        let made = made.expect("openssl is installed");
+        assert!(made.status.success(), "{made:?}");
+    };
+    let pass = "pass:secret";
+    openssl(&format!(
+        "genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -aes-256-cbc -pass {pass} -out {key}"
+    ));
+    openssl(&format!(
+        "req -x509 -key {key} -passin {pass} -subj /CN=localhost -days 2 -out {certificate}"
+    ));
+    let serial = server.client().server_serial();
+    let mut plain = server.server.client();
+    let set = |pass: &str| {
+        format!(
+            "CONFIG SET tls-cert-file {certificate} tls-key-file {key} tls-key-file-pass {pass}"
+        )
+    };
+    let refused = plain.run(&set("wrong"));
+    assert!(
+        refused.contains("Unable to update TLS configuration"),
+        "{refused}"
+    );
+    assert_eq!(server.client().server_serial(), serial);
+    assert_eq!(plain.run(&set("secret")), "OK");
+    assert_ne!(server.info("tls_server_cert_serial"), serial);
 }
 
 #[test]

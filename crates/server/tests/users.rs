@@ -141,6 +141,146 @@ fn a_blocked_client_that_has_lost_its_right_gets_an_error_and_takes_nothing() {
 }
 
 #[test]
+fn every_command_that_waits_asks_again_when_it_wakes() {
+    let server = TestServer::start();
+    let mut admin = server.client();
+    let refused = |name: &str| {
+        format!("(error) NOPERM this user has no permissions to run the '{name}' command")
+    };
+    for (request, wake) in [
+        ("BLPOP data 0", "RPUSH data a"),
+        ("BRPOP data 0", "RPUSH data a"),
+        ("BLMOVE data mine LEFT LEFT 0", "RPUSH data a"),
+        (
+            "BLMOVE data mine LEFT LEFT 0",
+            "EVAL return(redis.call('RPUSH','data','a')) 0",
+        ),
+        ("BRPOPLPUSH data mine 0", "RPUSH data a"),
+        ("BLMPOP 0 2 mine data LEFT", "RPUSH data a"),
+        ("BZPOPMIN data 0", "ZADD data 1 a"),
+        ("BZPOPMAX data 0", "ZADD data 1 a"),
+        ("BZMPOP 0 2 mine data MIN", "ZADD data 1 a"),
+        ("XREAD BLOCK 0 STREAMS data 0", "XADD data 1-1 a b"),
+        (
+            "XREADGROUP GROUP g c BLOCK 0 STREAMS data >",
+            "XADD data 1-1 a b",
+        ),
+    ] {
+        let name = request.split(' ').next().unwrap().to_lowercase();
+        for (change, reply) in [
+            (String::from("resetkeys ~mine"), NOPERM_KEY.to_owned()),
+            (format!("-{name}"), refused(&name)),
+        ] {
+            admin.run("DEL data mine");
+            if name == "xreadgroup" {
+                admin.run("XGROUP CREATE data g $ MKSTREAM");
+            }
+            let mut waiting = user(&server, "waiter", "reset on nopass +@all ~*");
+            waiting.send(request);
+            until("it waits", || {
+                admin.text("INFO clients").contains("blocked_clients:1")
+            });
+            admin.run(&format!("ACL SETUSER waiter {change}"));
+            assert!(!admin.run(wake).starts_with("(error)"), "{wake}");
+            assert_eq!(waiting.receive(), reply, "{request}");
+            // Nothing was taken.
+            assert_eq!(admin.number("EXISTS data mine"), 1, "{request}");
+            if name == "xreadgroup" {
+                assert!(admin.run("XPENDING data g").starts_with("1) (integer) 0"));
+            }
+            // It is no longer blocked, and may do what it may.
+            assert_eq!(waiting.run("PING"), "PONG");
+        }
+    }
+}
+
+#[test]
+fn a_command_that_was_held_back_by_a_pause_asks_when_it_runs() {
+    let server = TestServer::start();
+    let mut admin = server.client();
+    let mut writer = user(&server, "writer", "+set +get ~k");
+    assert_eq!(admin.run("CLIENT PAUSE 1000000 WRITE"), "OK");
+    writer.send_bytes(b"SET k 1\r\nGET k\r\n");
+    until("it is held back", || {
+        admin.text("INFO clients").contains("blocked_clients:1")
+    });
+    assert_eq!(admin.run("ACL SETUSER writer -set"), "OK");
+    assert_eq!(admin.run("CLIENT UNPAUSE"), "OK");
+    let refused = "(error) NOPERM this user has no permissions to run the 'set' command";
+    assert_eq!(writer.receive(), refused);
+    assert_eq!(writer.receive(), "(nil)");
+}
+
+#[test]
+fn eviction_of_clients_and_tracking_need_their_own_rights() {
+    let server = TestServer::start();
+    let mut client = user(&server, "u", "+client|id +client|getname +hello ~a*");
+    for request in [
+        "CLIENT NO-EVICT on",
+        "CLIENT NO-TOUCH on",
+        "CLIENT TRACKING on",
+    ] {
+        let name = request.split(' ').nth(1).unwrap().to_lowercase();
+        let refused = format!(
+            "(error) NOPERM this user has no permissions to run the 'client|{name}' command"
+        );
+        assert_eq!(client.run(request), refused);
+    }
+    server
+        .client()
+        .run("ACL SETUSER u +client|no-evict +client|tracking +get +mget");
+    assert_eq!(client.run("CLIENT NO-EVICT on"), "OK");
+    // Invalidations come only for keys that the user could read.
+    client.run("HELLO 3");
+    assert_eq!(client.run("CLIENT TRACKING on"), "OK");
+    assert_eq!(client.run("GET secret"), NOPERM_KEY);
+    assert_eq!(client.run("MGET a1 secret"), NOPERM_KEY);
+    assert_eq!(client.run("GET a2"), "(nil)");
+    let mut admin = server.client();
+    for key in ["secret", "a1", "a2"] {
+        admin.run(&format!("SET {key} 1"));
+    }
+    let message = client.receive();
+    assert!(
+        message.contains("a2") && !message.contains("a1"),
+        "{message}"
+    );
+    assert_eq!(client.run("CLIENT ID").starts_with("(integer)"), true);
+}
+
+#[test]
+fn options_of_users_apply_while_the_server_runs() {
+    let server = TestServer::start();
+    let mut admin = server.client();
+    let mut client = user(&server, "u", "+get ~a");
+    assert_eq!(admin.run("CONFIG SET acllog-max-len 3"), "OK");
+    for key in ["b", "c", "d", "e", "f"] {
+        assert_eq!(client.run(&format!("GET {key}")), NOPERM_KEY);
+    }
+    let objects = |log: &str| {
+        ["b", "c", "d", "e", "f"].map(|key| usize::from(log.contains(&format!("\"{key}\""))))
+    };
+    assert_eq!(objects(&admin.run("ACL LOG")), [0, 0, 1, 1, 1]);
+    assert_eq!(objects(&admin.run("ACL LOG 1")), [0, 0, 0, 0, 1]);
+    assert_eq!(admin.run("CONFIG SET acllog-max-len 0"), "OK");
+    assert_eq!(client.run("GET b"), NOPERM_KEY);
+    assert_eq!(admin.run("ACL LOG"), "(empty array)");
+    assert_eq!(admin.run("CONFIG SET acl-pubsub-default allchannels"), "OK");
+    admin.run("ACL SETUSER new");
+    assert_eq!(
+        admin.run("CONFIG SET acl-pubsub-default resetchannels"),
+        "OK"
+    );
+    admin.run("ACL SETUSER newer");
+    let listed = admin.run("ACL LIST");
+    assert!(listed.contains("user new off &* -@all"), "{listed}");
+    assert!(
+        listed.contains("user newer off resetchannels -@all"),
+        "{listed}"
+    );
+}
+
+#[test]
 fn no_message_arrives_after_the_right_to_it_is_gone() {
     let server = TestServer::start();
     let mut admin = server.client();
@@ -419,6 +559,20 @@ fn a_script_asks_for_every_call_also_if_the_user_is_changed_meanwhile() {
         "{reply}"
     );
     assert!(admin.run("ACL LOG").contains("\"lua\""));
+}
+
+#[test]
+fn a_script_of_a_deleted_user_may_do_nothing_more() {
+    let server = TestServer::start();
+    let mut admin = server.client();
+    let mut client = user(&server, "scripter", "+eval +incr ~*");
+    let script = "while true do local r = redis.pcall('incr', KEYS[1]) if type(r) == 'table' then return r.err end end";
+    client.send_words(&["EVAL", script, "1", "n"]);
+    until("the script is slow", || admin.run("GET n").contains("BUSY"));
+    assert_eq!(admin.run("ACL DELUSER scripter"), "(integer) 1");
+    assert_eq!(client.until_closed(), [""; 0]);
+    let count = admin.run("GET n");
+    assert_eq!(admin.run("GET n"), count);
 }
 
 #[test]
