@@ -127,12 +127,15 @@ fn cross_protocol_requests_are_logged() {
         let request = b"POST / HTTP/1.1\r\nHost: localhost\r\n\r\nSET k v\r\n";
         browser.send(request).unwrap();
         assert!(browser.closed_by_server());
+        // Redis 7.0 does not yet name the client.
+        let end = match server.is_redis() {
+            true => String::from("Connection aborted."),
+            false => format!("Connection from {address} aborted."),
+        };
         until("the log names the attack", || {
             let log = server.log();
-            let line = log
-                .lines()
-                .find(|line| line.contains("Possible SECURITY ATTACK"));
-            line.is_some_and(|line| line.contains(&format!("Connection from {address} aborted")))
+            let mut lines = log.lines();
+            lines.any(|line| line.contains("Possible SECURITY ATTACK") && line.ends_with(&end))
         });
         assert_eq!(run(&mut server.connect(), "EXISTS k"), "(integer) 0");
     }
@@ -172,6 +175,17 @@ impl Drop for Configured {
     }
 }
 
+/// The rules in a reply to ACL LIST, line by line. Redis's order is that of a hash table. A user of a file begins with a reset, which sets a flag.
+fn sorted_rules(listed: &str) -> Vec<Vec<&str>> {
+    let lines = listed.lines().map(|line| {
+        let rules = line.split([' ', '"']);
+        let mut rules: Vec<&str> = rules.filter(|rule| *rule != "sanitize-payload").collect();
+        rules.sort_unstable();
+        rules
+    });
+    lines.collect()
+}
+
 /// Users stay what they are over a restart, by `user` lines and by an ACL file.
 #[test]
 fn users_survive_a_restart() {
@@ -209,9 +223,10 @@ fn users_survive_a_restart() {
             let mut admin = server.connect();
             assert!(run(&mut admin, "PING").contains("NOAUTH"));
             assert_eq!(run(&mut admin, "AUTH pass"), "OK");
-            // A user of a file begins with a reset, which sets this flag.
-            let plain = |text: &str| text.replace(" sanitize-payload", "");
-            assert_eq!(plain(&run(&mut admin, "ACL LIST")), plain(&listed));
+            assert_eq!(
+                sorted_rules(&run(&mut admin, "ACL LIST")),
+                sorted_rules(&listed)
+            );
             let mut alice = server.connect();
             assert_eq!(run(&mut alice, "AUTH alice secret"), "OK");
             assert_eq!(run(&mut alice, "SET log:1 x"), "OK");
