@@ -23,9 +23,9 @@ impl Dispatcher {
         let shared = &self.shared;
         row.is_usual
             && is_free(session)
-            && session.login.may_run(&shared.users, row, args)
             && row.command.arity.allows(args.len())
             && args.len() <= ARGS_MAX
+            && session.login.may_run(&shared.users, row, args)
             && shared.gate.holding(row.refused_while).is_empty()
             && shared.pause.holds(true, now.0).is_none()
             && shared.monitors.load(Relaxed) == 0
