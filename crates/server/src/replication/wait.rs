@@ -4,7 +4,7 @@
 //! leaves the number of its last record and the offset behind it, and asks the replicas for an acknowledgement.
 //!
 //! INFO and ROLE show the offset. Whoever has seen the reply to a change finds it in there, as with Redis: clients compare offsets to learn
-//! whether a replica has it. So these two wait for the merge ([`MergeWait`]).
+//! whether a replica has it. So these two wait for the merge ([`StreamWait`]).
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -26,14 +26,14 @@ const MERGE_WAIT_MAX: Duration = Duration::from_millis(50);
 
 /// What INFO or ROLE waits for.
 #[derive(Clone, Copy, Debug)]
-pub struct MergeWait {
+pub struct StreamWait {
     /// All records below this number are part of the stream.
     record: u64,
     /// When it gives up.
     until: Instant,
 }
 
-impl MergeWait {
+impl StreamWait {
     /// True if the wait is over.
     pub fn is_over(&self, shared: &Shared) -> bool {
         shared.replication.has_merged(self.record) || self.until <= Instant::now()
@@ -52,9 +52,9 @@ pub fn wait_for_merge(context: &mut Context<'_>) -> Result {
     }
     let wait = context
         .session
-        .merge_wait
+        .stream_wait
         .take()
-        .unwrap_or_else(|| MergeWait {
+        .unwrap_or_else(|| StreamWait {
             record: shared.engine.log.appended(),
             until: Instant::now() + MERGE_WAIT_MAX,
         });
@@ -62,7 +62,7 @@ pub fn wait_for_merge(context: &mut Context<'_>) -> Result {
         return Ok(());
     }
     shared.log.wake();
-    context.session.merge_wait = Some(wait);
+    context.session.stream_wait = Some(wait);
     Err(Stop::LogBehind)
 }
 
