@@ -283,6 +283,7 @@ impl Dispatcher {
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
         session.client.last_command.store(row.index + 1, Relaxed);
+        session.has_logged |= row.writes;
         let result = match row.command.run {
             Run::Run(Handler::Keyspace(run)) => {
                 self.run_on_keys(session, row, run, args, now, &mut reply)

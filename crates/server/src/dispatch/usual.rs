@@ -29,7 +29,7 @@ impl Dispatcher {
             && shared.gate.holding(row.refused_while).is_empty()
             && shared.pause.holds(true, now.0).is_none()
             && shared.monitors.load(Relaxed) == 0
-            && !(row.writes && shared.engine.log.is_on())
+            && !(row.writes && shared.engine.log.is_on() && shared.engine.log.is_congested())
             && (!row.needs_memory || self.has_room())
     }
 }

@@ -228,6 +228,12 @@ impl<S: Socket> Client<S> {
                 Ok(0) => return None,
                 Ok(bytes) => self.input.extend_from_slice(&buffer[..bytes]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return None,
+                // Killed while it did not read: nothing, so no end of TLS either, could follow the part of a reply that was sent.
+                Err(error)
+                    if error.kind() == ErrorKind::UnexpectedEof && !self.input.is_empty() =>
+                {
+                    return None;
+                }
                 Err(error) => panic!("reading a reply: {error}"),
             }
         }
