@@ -125,8 +125,14 @@ fn psync(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         take_over(context, args)?;
     }
     let abilities = begin_sync(context, reply)?;
-    let (id, next) = (args.at(1), args.integer(2)?);
+    let id = args.at(1);
     let feed = new_feed(context, abilities);
+    let next = args.integer(2).inspect_err(|_| {
+        log::warn!(
+            "Replica {} asks for synchronization but with a wrong offset",
+            feed.name()
+        );
+    })?;
     let replication = &context.shared.replication;
     let continued = match u64::try_from(next) {
         Ok(0) | Err(_) => Err("this is no offset"),
@@ -224,7 +230,9 @@ fn start_over(context: &mut Context<'_>, feed: Arc<Feed>) {
 }
 
 fn follow(context: &mut Context<'_>, feed: Arc<Feed>) {
-    context.session.client.is_replica.store(true, Relaxed);
+    let client = &context.session.client;
+    client.is_replica.store(true, Relaxed);
+    client.is_keyless.store(true, Relaxed);
     feed.wake();
     context.session.feed = Some(feed);
     let shared = context.shared;
