@@ -221,7 +221,7 @@ fn send(
         return (Sent::Failed, 0);
     }
     while bytes_sent < SEND_BYTES_MAX {
-        let (block, at) = match feed.next_piece(|position| replication.read(position)) {
+        let (block, at) = match feed.next_piece(|position| replication.read(feed, position)) {
             Piece::Block(block, at) => (block, at),
             Piece::NoneNow => return (Sent::Enough, bytes_sent),
             Piece::Failed => return (Sent::Failed, bytes_sent),

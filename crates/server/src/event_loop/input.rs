@@ -49,7 +49,7 @@ pub enum Stall {
     Congested(usize),
     /// It would write, but the log is not merged fast enough.
     Log,
-    /// INFO or ROLE waits until the log is merged.
+    /// INFO, ROLE or PSYNC waits for a part of the stream: [`Session::stream_wait`].
     Stream(StreamWait),
     /// WAIT or WAITAOF waits for replicas or the disk.
     Disk(DiskWait),

@@ -64,7 +64,7 @@ pub struct Session {
     pub has_logged: bool,
     /// WAIT or WAITAOF waits.
     pub disk_wait: Option<DiskWait>,
-    /// INFO or ROLE waits until the log is merged.
+    /// INFO, ROLE or PSYNC waits for a part of the stream.
     pub stream_wait: Option<StreamWait>,
     /// Its replies wait until its changes are on so many replicas, too: CLIENT DURABLE.
     pub durable_replicas: usize,
