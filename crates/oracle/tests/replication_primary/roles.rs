@@ -208,3 +208,25 @@ fn a_shutdown_waits_for_replicas() {
     let mut copy = replica.connect();
     assert_eq!(text(&say(&mut copy, "GET key")), "last");
 }
+
+/// Bug: a server that stopped waited, up to `shutdown-timeout`, for replicas that had yet to get their snapshot, even if it had written nothing. Redis compares
+/// the offset that the replica has acknowledged, which is zero then.
+#[test]
+fn a_shutdown_without_any_write_waits_for_no_snapshot() {
+    let mut primary = ours(&[
+        "--repl-diskless-sync-delay",
+        "1000",
+        "--repl-ping-replica-period",
+        "1000",
+    ]);
+    let replica = ours(&[]);
+    follow(&replica, primary.address());
+    let mut connection = primary.connect();
+    wait_until("the replica waits for its snapshot", || {
+        info(&mut connection, "slave0").contains("state=wait_bgsave")
+    });
+    connection.send(b"SHUTDOWN NOSAVE\r\n").unwrap();
+    assert!(primary.wait(PATIENCE).unwrap().is_some());
+    let log = primary.log();
+    assert!(!log.contains("Waiting for replicas"), "{log}");
+}
