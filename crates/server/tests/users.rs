@@ -482,6 +482,9 @@ fn every_client_has_a_user() {
     assert_eq!(admin.run("CLIENT KILL USER bob"), "(integer) 1");
     assert_eq!(bob.until_closed(), [""; 0]);
     assert!(admin.text("CLIENT LIST").contains(" user=alice "));
+    until("those that made the users have left", || {
+        admin.text("CLIENT LIST").matches(" user=default ").count() == 1
+    });
     assert_eq!(admin.run("CLIENT KILL USER default"), "(integer) 0");
 }
 

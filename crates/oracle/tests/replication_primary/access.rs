@@ -36,7 +36,9 @@ fn what_clients_see_of_replicas() {
         (text(&shown[0]), text(&shown[1])),
         ("127.0.0.1".into(), port.to_string())
     );
-    assert_eq!(info(&mut connection, "connected_clients"), "1");
+    wait_until("the replica is no client", || {
+        info(&mut connection, "connected_clients") == "1"
+    });
     for name in ["replica", "slave"] {
         let listed = text(&say(&mut connection, &format!("CLIENT LIST TYPE {name}")));
         assert!(

@@ -181,8 +181,13 @@ impl<S: Socket> Client<S> {
 
     /// Sends bytes as they are.
     pub fn send_bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).unwrap();
-        self.stream.flush().unwrap();
+        self.try_send_bytes(bytes).unwrap();
+    }
+
+    /// The same; an error if the server closes the connection meanwhile.
+    pub fn try_send_bytes(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.stream.write_all(bytes)?;
+        self.stream.flush()
     }
 
     /// Sends a command whose words are separated by spaces.
