@@ -223,7 +223,7 @@ fn a_shutdown_without_any_write_waits_for_no_snapshot() {
     follow(&replica, primary.address());
     let mut connection = primary.connect();
     wait_until("the replica waits for its snapshot", || {
-        info(&mut connection, "slave0").contains("state=wait_bgsave")
+        text(&say(&mut connection, "INFO replication")).contains("state=wait_bgsave")
     });
     connection.send(b"SHUTDOWN NOSAVE\r\n").unwrap();
     assert!(primary.wait(PATIENCE).unwrap().is_some());
