@@ -151,8 +151,9 @@ impl Log {
     /// A new ring, for one thread.
     #[cold]
     pub(crate) fn add_ring(&self) -> Writer {
-        let (writer, reader) = ring();
+        // Counted before it takes memory, which would cost keys otherwise.
         self.rings.fetch_add(1, Relaxed);
+        let (writer, reader) = ring();
         locked(&self.new_readers).push(reader);
         self.has_new_readers.store(true, Release);
         writer

@@ -99,7 +99,9 @@ impl Writer<'_> {
                     self.insist("write", |writer| {
                         writer.files_do(|files| files.append(&bytes))
                     });
-                    self.aof.queue().bytes -= bytes.len();
+                    let written = bytes.len();
+                    drop(bytes);
+                    self.aof.queue().bytes -= written;
                     self.end = end;
                 }
                 Item::Cut => {
