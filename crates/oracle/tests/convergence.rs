@@ -1,6 +1,7 @@
 //! Random commands run on a primary while the links of its replicas are cut again and again; afterwards all have the same data.
 //!
 //! `DAMSELFLY_SEQUENCES` or `DAMSELFLY_SECONDS` say how many sequences are played per test and family, or for how long; CONTRIBUTING.md has an example.
+//! With `--nocapture`, the tests print how many they have played.
 
 mod common {
     pub mod link_proxy;
@@ -63,6 +64,7 @@ fn play(family: Option<Family>, servers: &[Server], is_chain: bool) {
         wait_for_link(replica);
     }
     let all: Vec<&Server> = servers.iter().collect();
+    let mut played = 0;
     for seed in seeds(SEQUENCES) {
         let halves: Vec<Vec<Step>> = (0..2)
             .map(|half| generator.sequence(seed * 2 + half, LENGTH))
@@ -82,7 +84,9 @@ fn play(family: Option<Family>, servers: &[Server], is_chain: bool) {
         });
         proxies.iter().for_each(|proxy| proxy.cut_after(u64::MAX));
         wait_for_agreement(&format!("{family:?}, seed {seed}"), &all);
+        played += 1;
     }
+    println!("{family:?}: {played} sequences");
 }
 
 /// `DAMSELFLY_FAMILY`, if set, is the only family that is played.

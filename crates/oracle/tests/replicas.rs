@@ -18,6 +18,7 @@ use common::replicas::{
     call, digest, follow, info, ours, redis, wait_for_agreement, wait_for_link, wait_until,
 };
 use damselfly_oracle::server::{Program, Server, free_port};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Fills a server with values of all types in all forms, in several databases.
 fn fill(server: &Server) {
@@ -601,4 +602,34 @@ fn a_transaction_beyond_the_limit_ends_the_link_and_a_full_synchronisation_follo
     call(&primary, &["SET", "small", "x"]);
     wait_for_agreement("and what follows", &[&primary, &replica]);
     assert_eq!(info(&primary, "sync_full"), "2");
+}
+
+/// Bug: a replica that was stopped and continued (SIGSTOP, SIGCONT) while its primary had yet to answer gave the connection up. Cause: reads with a timeout are
+/// interrupted then, which counted as the timeout. Fix: such reads are repeated.
+#[test]
+fn a_replica_that_was_stopped_during_the_handshake_goes_on() {
+    let primary = redis(&[
+        "--repl-diskless-sync",
+        "yes",
+        "--repl-diskless-sync-delay",
+        "1000",
+    ]);
+    let replica = ours(&[]);
+    follow(&replica, primary.address());
+    wait_until("the primary has the request", || {
+        info(&primary, "slave0").contains("state=wait_bgsave")
+    });
+    let id = Pid::from_raw(replica.id() as i32).unwrap();
+    for _ in 0..5 {
+        kill_process(id, Signal::STOP).unwrap();
+        kill_process(id, Signal::CONT).unwrap();
+        // It runs again.
+        assert_eq!(info(&replica, "master_link_status"), "down");
+    }
+    call(
+        &primary,
+        &["CONFIG", "SET", "repl-diskless-sync-delay", "0"],
+    );
+    wait_for_link(&replica);
+    assert_eq!(info(&primary, "sync_full"), "1");
 }

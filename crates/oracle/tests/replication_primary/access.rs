@@ -5,7 +5,7 @@ use damselfly_protocol::client::Value as Reply;
 use crate::certificates;
 use crate::common::{call, info, say, text};
 use crate::link_proxy::LinkProxy;
-use crate::replicas::{online, ours, redis_of, wait_online, wait_same, wait_until};
+use crate::replicas::{online, ours, redis, redis_of, wait_online, wait_same, wait_until};
 use crate::write_all_types;
 
 #[test]
@@ -120,4 +120,40 @@ fn a_replica_follows_over_tls() {
     assert_eq!(info(&mut connection, "sync_full"), "1");
     let listed = text(&say(&mut connection, "CLIENT LIST TYPE replica"));
     assert!(listed.contains("tls="), "{listed}");
+}
+
+/// Bug: a command of a replica took effect before its connection was closed, and the log did not name it. Cause: only clients that use MONITOR were
+/// kept from keys. Fix: replicas are, too, and the log has the lines of Redis.
+#[test]
+fn a_command_of_a_replica_changes_nothing_and_is_logged() {
+    for server in [ours(&[]), redis(&[])] {
+        let mut connection = server.connect();
+        for (request, named, refused) in [
+            ("PING", "ping", false),
+            ("SLOWLOG GET", "slowlog|get", false),
+            ("SET key value", "set", true),
+            ("PUBLISH channel message", "publish", true),
+        ] {
+            let mut replica = server.connect();
+            replica.send(b"SYNC\r\n").unwrap();
+            wait_online(&server, 1);
+            replica.send(format!("{request}\r\n").as_bytes()).unwrap();
+            wait_until("the replica is disconnected", || {
+                info(&mut connection, "connected_slaves") == "0"
+            });
+            let log = server.log();
+            let generated =
+                format!("Replica generated a reply to command '{named}', disconnecting it: id=");
+            assert!(log.contains(&generated), "{log}");
+            let critical = format!(
+                "== CRITICAL == This master is sending an error to its replica: 'Replica can't interact with the keyspace' after processing the command '{named}'"
+            );
+            assert_eq!(log.contains(&critical), refused, "{log}");
+        }
+        assert_eq!(text(&say(&mut connection, "EXISTS key")), "0");
+        let error = connection.call(&["PSYNC", "id", "offset"]).unwrap();
+        assert!(error.to_string().contains("not an integer"), "{error}");
+        let wrong = "asks for synchronization but with a wrong offset";
+        assert!(server.log().contains(wrong));
+    }
 }

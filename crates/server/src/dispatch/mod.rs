@@ -427,7 +427,7 @@ impl Dispatcher {
                 session.write_error(reply, &error);
                 return finish_reply(session, Some(row), reply, mark);
             }
-            Err(Stop::LogBehind) => return session.merge_wait.map(Stall::Merge),
+            Err(Stop::LogBehind) => return session.stream_wait.map(Stall::Stream),
             Err(Stop::Error(error)) => {
                 reply.truncate_to(mark);
                 session.write_error(reply, &error);

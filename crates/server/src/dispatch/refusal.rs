@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
-use damselfly_commands::Args;
+use damselfly_commands::{Args, Trait};
 
 use super::Dispatcher;
 use super::memory_limit::MemoryRoom;
@@ -14,7 +14,6 @@ use super::unknown::{is_attack, unknown_command, unknown_subcommand};
 use crate::event_loop::parser::Protocol;
 use crate::gate::Reasons;
 use crate::memcached;
-use crate::observers::monitor;
 use crate::registry::{Row, WithinMulti};
 use crate::scripts;
 use crate::session::{Session, transaction};
@@ -138,7 +137,7 @@ impl Dispatcher {
                 return refusal;
             }
         }
-        if session.client.monitor.load(Relaxed) && monitor::is_refused(row) {
+        if session.client.is_keyless.load(Relaxed) && uses_keys(row) {
             return Some(CommandError::err(
                 "Replica can't interact with the keyspace",
             ));
@@ -269,4 +268,10 @@ pub(crate) fn stale() -> CommandError {
 pub(crate) fn log_failed(shared: &Shared) -> CommandError {
     let why = shared.aof.status().write_error.unwrap_or_default();
     CommandError::Text(format!("MISCONF Errors writing to the AOF file: {why}"))
+}
+
+/// True if monitors and replicas may not run the command: it reads or changes data, or would have to be replicated.
+#[cold]
+fn uses_keys(row: &Row) -> bool {
+    row.command.keys.any() || row.command.has(Trait::ReadOnly) || row.writes
 }

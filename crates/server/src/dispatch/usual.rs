@@ -40,5 +40,5 @@ fn is_free(session: &Session) -> bool {
     session.replies == Replies::On
         && !session.transaction.is_open()
         && session.subscriptions.is_none()
-        && !session.client.monitor.load(Relaxed)
+        && !session.client.is_keyless.load(Relaxed)
 }

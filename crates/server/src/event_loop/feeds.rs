@@ -10,8 +10,11 @@ use std::{io, mem};
 use damselfly_config::{Config, OutputLimit};
 
 use super::Worker;
+use crate::admin::client;
+use crate::clock;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Next;
+use crate::registry::name_at;
 use crate::replication::Replication;
 use crate::replication::feed::{Feed, Piece};
 use crate::session::Session;
@@ -72,10 +75,7 @@ impl Worker {
             return;
         }
         if connection.unsent() > connection.stream.unsent() {
-            log::warn!(
-                "Replica {} sent a command that has a reply, disconnecting it",
-                feed.name()
-            );
+            log_reply(connection);
             self.close(key);
             return;
         }
@@ -173,6 +173,26 @@ impl Worker {
     }
 }
 
+/// Logs that a replica sent a command that has a reply, in the words of Redis.
+#[cold]
+fn log_reply(connection: &Connection) {
+    let client = &connection.session.client;
+    let last_command = client.last_command.load(Relaxed).checked_sub(1);
+    let command = last_command.map_or("<unknown>", name_at);
+    log::warn!(
+        "Replica generated a reply to command '{command}', disconnecting it: {}",
+        client::line(client, clock::now_ms()).trim_end()
+    );
+    let mut lines = connection.output[connection.sent..].split(|&byte| byte == b'\r');
+    if let Some([b'-', error @ ..]) = lines.next() {
+        let error = error.strip_prefix(b"ERR ").unwrap_or(error);
+        log::error!(
+            "== CRITICAL == This master is sending an error to its replica: '{}' after processing the command '{command}'",
+            String::from_utf8_lossy(error).replace(char::is_control, "?")
+        );
+    }
+}
+
 fn client_address(connection: &Connection) -> &str {
     &connection.session.client.address
 }
@@ -201,7 +221,7 @@ fn send(
         return (Sent::Failed, 0);
     }
     while bytes_sent < SEND_BYTES_MAX {
-        let (block, at) = match feed.next_piece(|position| replication.read(position)) {
+        let (block, at) = match feed.next_piece(|position| replication.read(feed, position)) {
             Piece::Block(block, at) => (block, at),
             Piece::NoneNow => return (Sent::Enough, bytes_sent),
             Piece::Failed => return (Sent::Failed, bytes_sent),

@@ -24,7 +24,7 @@ use crate::admin::pause::Hold;
 use crate::event_loop::parser::{InputError, Parser, ParserLimits, Protocol};
 use crate::event_loop::stream::{ReadEnd, Stream};
 use crate::registry::Row;
-use crate::replication::wait::MergeWait;
+use crate::replication::wait::StreamWait;
 use crate::session::DiskWait;
 #[cfg(doc)]
 use crate::session::Session;
@@ -49,8 +49,8 @@ pub enum Stall {
     Congested(usize),
     /// It would write, but the log is not merged fast enough.
     Log,
-    /// INFO or ROLE waits until the log is merged.
-    Merge(MergeWait),
+    /// INFO, ROLE or PSYNC waits for a part of the stream: [`Session::stream_wait`].
+    Stream(StreamWait),
     /// WAIT or WAITAOF waits for replicas or the disk.
     Disk(DiskWait),
     /// A command runs on a thread for long commands: [`Session::long`].
@@ -71,7 +71,7 @@ impl Stall {
             | Self::Output
             | Self::Congested(_)
             | Self::Log
-            | Self::Merge(_) => false,
+            | Self::Stream(_) => false,
         }
     }
 
@@ -84,7 +84,7 @@ impl Stall {
             | Self::Output
             | Self::Congested(_)
             | Self::Log
-            | Self::Merge(_)
+            | Self::Stream(_)
             | Self::Long
             | Self::SlicedReply => false,
         }

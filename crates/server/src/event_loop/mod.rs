@@ -351,7 +351,7 @@ impl Worker {
                 | Stall::Output
                 | Stall::Congested(_)
                 | Stall::Log
-                | Stall::Merge(_)
+                | Stall::Stream(_)
                 | Stall::Disk(_),
             )
             | None => {}
@@ -436,7 +436,7 @@ impl Worker {
                 | Stall::Sleeping(_)
                 | Stall::Congested(_)
                 | Stall::Log
-                | Stall::Merge(_)
+                | Stall::Stream(_)
                 | Stall::Disk(_),
             ) => {
                 let is_listed = self.stalled.contains(&key);

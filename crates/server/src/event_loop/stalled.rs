@@ -47,8 +47,8 @@ impl Worker {
                 }
                 Some(Stall::Disk(wait)) if wait.is_over(&self.shared) => return Duration::ZERO,
                 Some(Stall::Disk(wait)) => until = wait.until.map_or(until, |end| until.min(end)),
-                Some(Stall::Merge(wait)) if wait.is_over(&self.shared) => return Duration::ZERO,
-                Some(Stall::Log | Stall::Merge(_)) => until = until.min(now + LOG_INTERVAL),
+                Some(Stall::Stream(wait)) if wait.is_over(&self.shared) => return Duration::ZERO,
+                Some(Stall::Log | Stall::Stream(_)) => until = until.min(now + LOG_INTERVAL),
                 // Checked again at every wake-up and tick.
                 Some(
                     Stall::Shard(_)
@@ -85,7 +85,7 @@ impl Worker {
                     wait.is_over(&self.shared) || client.wait_end().is_some()
                 }
                 Some(Stall::Log) => !self.shared.engine.log.is_congested(),
-                Some(Stall::Merge(wait)) => wait.is_over(&self.shared),
+                Some(Stall::Stream(wait)) => wait.is_over(&self.shared),
                 Some(Stall::Congested(to)) => !self.shared.is_congested(self.index, to),
                 Some(Stall::Output | Stall::Waiting | Stall::Long | Stall::SlicedReply) => false,
             };

@@ -43,12 +43,6 @@ fn monitor(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
     Ok(())
 }
 
-/// True if a monitor may not run the command, because it uses keys.
-#[cold]
-pub fn is_refused(row: &Row) -> bool {
-    row.command.keys.any() || row.command.has(Trait::ReadOnly)
-}
-
 /// Appends a command that ran to the `lines` for monitors. If the client itself is a monitor, the line also follows its reply.
 #[cold]
 pub fn show(

@@ -11,7 +11,7 @@ use damselfly_protocol::Reply;
 
 use super::feed::{Abilities, Feed};
 use super::link;
-use super::wait::wait_for_merge;
+use super::wait::{wait_for_handover, wait_for_merge};
 use crate::registry::Handler;
 use crate::session::{Awaited, Context, DiskWait};
 use crate::users;
@@ -125,8 +125,14 @@ fn psync(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Re
         take_over(context, args)?;
     }
     let abilities = begin_sync(context, reply)?;
-    let (id, next) = (args.at(1), args.integer(2)?);
+    let id = args.at(1);
     let feed = new_feed(context, abilities);
+    let next = args.integer(2).inspect_err(|_| {
+        log::warn!(
+            "Replica {} asks for synchronization but with a wrong offset",
+            feed.name()
+        );
+    })?;
     let replication = &context.shared.replication;
     let continued = match u64::try_from(next) {
         Ok(0) | Err(_) => Err("this is no offset"),
@@ -165,13 +171,15 @@ fn sync(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Result
     Ok(())
 }
 
-/// The primary of this replica hands its role over: this server becomes a primary.
+/// The primary of this replica hands its role over: this server becomes a primary, once it has applied what the other has sent before.
 fn take_over(context: &mut Context<'_>, args: Args<'_>) -> Result {
     let replication = &context.shared.replication;
-    log::warn!(
-        "Failover request received for replid {}.",
-        String::from_utf8_lossy(args.at(1))
-    );
+    if context.session.stream_wait.is_none() {
+        log::warn!(
+            "Failover request received for replid {}.",
+            String::from_utf8_lossy(args.at(1))
+        );
+    }
     if !replication.is_replica() {
         return Err(CommandError::err("PSYNC FAILOVER can't be sent to a master.").into());
     }
@@ -181,6 +189,8 @@ fn take_over(context: &mut Context<'_>, args: Args<'_>) -> Result {
     {
         return Err(CommandError::err("PSYNC FAILOVER replid must match my replid.").into());
     }
+    let sent = u64::try_from(args.integer(2)?).unwrap_or(0);
+    wait_for_handover(context, sent.saturating_sub(1))?;
     link::become_primary(context.shared);
     Ok(())
 }
@@ -224,7 +234,9 @@ fn start_over(context: &mut Context<'_>, feed: Arc<Feed>) {
 }
 
 fn follow(context: &mut Context<'_>, feed: Arc<Feed>) {
-    context.session.client.is_replica.store(true, Relaxed);
+    let client = &context.session.client;
+    client.is_replica.store(true, Relaxed);
+    client.is_keyless.store(true, Relaxed);
     feed.wake();
     context.session.feed = Some(feed);
     let shared = context.shared;

@@ -199,9 +199,16 @@ impl Connection {
     /// # Errors
     /// The connection is closed or broken.
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = match &mut self.wire {
-            Wire::Plain(socket) => socket.read(buffer),
-            Wire::Tls(stream) => stream.read(buffer),
+        let read = loop {
+            let read = match &mut self.wire {
+                Wire::Plain(socket) => socket.read(buffer),
+                Wire::Tls(stream) => stream.read(buffer),
+            };
+            match read {
+                // A process that was stopped continues. That is no timeout.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
         };
         match read {
             Ok(0) => Err(io::Error::new(
@@ -214,9 +221,7 @@ impl Connection {
                 Ok(bytes)
             }
             Err(error) => match error.kind() {
-                io::ErrorKind::WouldBlock
-                | io::ErrorKind::TimedOut
-                | io::ErrorKind::Interrupted => Ok(0),
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Ok(0),
                 _ => Err(error),
             },
         }

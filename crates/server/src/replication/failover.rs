@@ -94,16 +94,6 @@ impl Failover {
         begins
     }
 
-    /// Ends, and returns how far it was.
-    fn end(&self) -> Phase {
-        loop {
-            let phase = self.phase();
-            if phase == Phase::None || self.pass(phase, Phase::None) {
-                return phase;
-            }
-        }
-    }
-
     fn wish(&self) -> Wish {
         let wish = self.wish.lock().unwrap_or_else(PoisonError::into_inner);
         wish.clone()
@@ -302,16 +292,21 @@ impl Replication {
         state.feeds.iter().for_each(|feed| feed.wake());
     }
 
-    /// Gives the handing over up: this server is, or becomes again, the primary.
+    /// Gives the handing over up: this server is, or becomes again, the primary. Then INFO shows that there is none.
     fn abort_failover(&self, shared: &Shared, why: &str) {
-        let phase = self.failover.end();
-        if phase == Phase::None {
-            return;
+        loop {
+            let phase = self.failover.phase();
+            if phase == Phase::None {
+                return;
+            }
+            if phase == Phase::InProgress {
+                link::become_primary(shared);
+            }
+            if self.failover.pass(phase, Phase::None) {
+                break;
+            }
         }
         log::warn!("Aborting failover: {why}");
-        if phase == Phase::InProgress {
-            link::become_primary(shared);
-        }
         self.let_writes_continue(shared);
     }
 

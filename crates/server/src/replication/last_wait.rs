@@ -44,11 +44,16 @@ impl Replication {
         let state = self.state();
         let is_merged = state.merged == shared.engine.log.appended();
         let offset = state.history.offset;
+        // As in Redis, a replica that is still getting its snapshot has acknowledged nothing: it lags unless the stream is empty.
+        let acked = |feed: &Feed| match feed.is_online() {
+            true => feed.acked(),
+            false => 0,
+        };
         let mut lagging = state.feeds.clone();
         lagging.retain(|feed| {
             !feed.abilities.is_old
                 && !feed.abilities.rdb_only
-                && (!is_merged || feed.acked() < offset || !feed.is_online())
+                && (!is_merged || acked(feed) < offset)
         });
         lagging
     }

@@ -362,9 +362,14 @@ impl Replication {
         self.state().history.offset
     }
 
-    /// The stream from a position on: a block, and the place in it.
-    pub fn read(&self, position: u64) -> Option<Place> {
-        self.state().stream.as_ref()?.read(position)
+    /// The stream of a replica from a position on: a block, and the place in it. `None` if there is no more, or if the replica's connection
+    /// shall be closed: what follows may be of another history.
+    pub fn read(&self, feed: &Feed, position: u64) -> Option<Place> {
+        let state = self.state();
+        match feed.is_closed() {
+            true => None,
+            false => state.stream.as_ref()?.read(position),
+        }
     }
 
     /// Puts changed options in force.

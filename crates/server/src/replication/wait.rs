@@ -4,7 +4,7 @@
 //! leaves the number of its last record and the offset behind it, and asks the replicas for an acknowledgement.
 //!
 //! INFO and ROLE show the offset. Whoever has seen the reply to a change finds it in there, as with Redis: clients compare offsets to learn
-//! whether a replica has it. So these two wait for the merge ([`MergeWait`]).
+//! whether a replica has it. So these two wait for the merge ([`StreamWait`]). PSYNC with FAILOVER waits for what is still on its way from the old primary.
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -24,19 +24,44 @@ const MARKS_MAX: usize = 1 << 16;
 /// INFO and ROLE wait no longer than this, should the merge be held up. Usually it takes a millisecond.
 const MERGE_WAIT_MAX: Duration = Duration::from_millis(50);
 
-/// What INFO or ROLE waits for.
+/// PSYNC with FAILOVER waits no longer than this for what the old primary has sent. Usually that is in the buffer of the socket.
+const HANDOVER_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// What INFO, ROLE or PSYNC waits for.
 #[derive(Clone, Copy, Debug)]
-pub struct MergeWait {
-    /// All records below this number are part of the stream.
-    record: u64,
+pub struct StreamWait {
+    part: Part,
     /// When it gives up.
     until: Instant,
 }
 
-impl MergeWait {
+/// A part of the stream.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    /// All records below this number.
+    Records(u64),
+    /// What the primary sends, up to this offset.
+    Received(u64),
+}
+
+impl StreamWait {
+    fn new(part: Part, wait_max: Duration) -> Self {
+        Self {
+            part,
+            until: Instant::now() + wait_max,
+        }
+    }
+
     /// True if the wait is over.
     pub fn is_over(&self, shared: &Shared) -> bool {
-        shared.replication.has_merged(self.record) || self.until <= Instant::now()
+        let replication = &shared.replication;
+        let has_part = match self.part {
+            Part::Records(record) => replication.has_merged(record),
+            Part::Received(offset) => {
+                replication.end() >= offset || !replication.link.is_connected()
+            }
+        };
+        has_part || self.until <= Instant::now()
     }
 }
 
@@ -46,23 +71,31 @@ impl MergeWait {
 /// # Errors
 /// [`Stop::LogBehind`]: the command has to wait.
 pub fn wait_for_merge(context: &mut Context<'_>) -> Result {
-    let shared = context.shared;
+    let records = Part::Records(context.shared.engine.log.appended());
+    wait_for(context, StreamWait::new(records, MERGE_WAIT_MAX))
+}
+
+/// The same for what the primary of this replica sends, up to an offset.
+///
+/// # Errors
+/// [`Stop::LogBehind`]: the command has to wait.
+pub fn wait_for_handover(context: &mut Context<'_>, offset: u64) -> Result {
+    wait_for(
+        context,
+        StreamWait::new(Part::Received(offset), HANDOVER_WAIT_MAX),
+    )
+}
+
+fn wait_for(context: &mut Context<'_>, wait: StreamWait) -> Result {
     if context.lent.is_some() {
         return Ok(());
     }
-    let wait = context
-        .session
-        .merge_wait
-        .take()
-        .unwrap_or_else(|| MergeWait {
-            record: shared.engine.log.appended(),
-            until: Instant::now() + MERGE_WAIT_MAX,
-        });
-    if wait.is_over(shared) {
+    let wait = context.session.stream_wait.take().unwrap_or(wait);
+    if wait.is_over(context.shared) {
         return Ok(());
     }
-    shared.log.wake();
-    context.session.merge_wait = Some(wait);
+    context.shared.log.wake();
+    context.session.stream_wait = Some(wait);
     Err(Stop::LogBehind)
 }
 

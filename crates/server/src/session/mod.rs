@@ -23,7 +23,7 @@ use crate::observers::subscriptions::Subscriptions;
 use crate::observers::{client_tracking, subscriptions};
 use crate::registry::Row;
 use crate::replication::feed::{Abilities, Feed};
-use crate::replication::wait::MergeWait;
+use crate::replication::wait::StreamWait;
 use crate::scripts::Plan;
 use crate::session::transaction::Transaction;
 use crate::shared::Shared;
@@ -64,8 +64,8 @@ pub struct Session {
     pub has_logged: bool,
     /// WAIT or WAITAOF waits.
     pub disk_wait: Option<DiskWait>,
-    /// INFO or ROLE waits until the log is merged.
-    pub merge_wait: Option<MergeWait>,
+    /// INFO, ROLE or PSYNC waits for a part of the stream.
+    pub stream_wait: Option<StreamWait>,
     /// Its replies wait until its changes are on so many replicas, too: CLIENT DURABLE.
     pub durable_replicas: usize,
     /// What it can do, if it says that it is a replica.
@@ -110,7 +110,7 @@ impl Session {
             is_durable: false,
             has_logged: false,
             disk_wait: None,
-            merge_wait: None,
+            stream_wait: None,
             durable_replicas: 0,
             abilities: None,
             feed: None,
