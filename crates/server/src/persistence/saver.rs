@@ -16,7 +16,7 @@ const SLICE: Duration = Duration::from_micros(100);
 
 /// A thread that serves clients spends one part in this many of its time on copying. What it copies costs the threads that encode about
 /// six times as much time, which clients lose where cores are short.
-const SHARE: u32 = 96;
+const SHARE: u32 = 64;
 
 /// The same of a thread that has little else to do, or while much is kept of changed entries.
 const LARGE_SHARE: u32 = 2;
