@@ -88,8 +88,6 @@ pub struct Client {
     pub monitor: AtomicBool,
     /// It is a replica.
     pub is_replica: AtomicBool,
-    /// It is one of these two, and may not use keys.
-    pub is_keyless: AtomicBool,
     /// It is exempt from eviction (CLIENT NO-EVICT).
     pub no_evict: AtomicBool,
     /// Its commands do not record the use of keys (CLIENT NO-TOUCH).
@@ -135,6 +133,12 @@ pub struct Client {
 }
 
 impl Client {
+    /// True if it may not use keys: it is a monitor or a replica.
+    #[inline]
+    pub fn is_keyless(&self) -> bool {
+        self.monitor.load(Relaxed) || self.is_replica.load(Relaxed)
+    }
+
     /// How the tracking table refers to it.
     pub fn tracker(&self) -> Tracker {
         Tracker {
@@ -350,7 +354,6 @@ impl Clients {
             is_primary: new.is_primary,
             monitor: AtomicBool::new(false),
             is_replica: AtomicBool::new(false),
-            is_keyless: AtomicBool::new(false),
             no_evict: AtomicBool::new(new.is_primary),
             no_touch: AtomicBool::new(false),
             tracks: AtomicBool::new(false),
@@ -395,7 +398,6 @@ impl Clients {
     /// Turns MONITOR on for a client; false if it was on.
     pub fn start_monitoring(&self, client: &Arc<Client>) -> bool {
         let starts = !client.monitor.swap(true, Relaxed);
-        client.is_keyless.store(true, Relaxed);
         if starts {
             self.monitors_list().push(client.clone());
         }
@@ -405,8 +407,6 @@ impl Clients {
     /// Turns MONITOR off for a client; false if it was off.
     pub fn stop_monitoring(&self, client: &Client) -> bool {
         let stops = client.monitor.swap(false, Relaxed);
-        let is_replica = client.is_replica.load(Relaxed);
-        client.is_keyless.store(is_replica, Relaxed);
         if stops {
             self.monitors_list().retain(|other| other.id != client.id);
         }

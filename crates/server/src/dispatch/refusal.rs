@@ -137,7 +137,7 @@ impl Dispatcher {
                 return refusal;
             }
         }
-        if session.client.is_keyless.load(Relaxed) && uses_keys(row) {
+        if session.client.is_keyless() && uses_keys(row) {
             return Some(CommandError::err(
                 "Replica can't interact with the keyspace",
             ));

@@ -25,11 +25,12 @@ impl Dispatcher {
             && is_free(session)
             && row.command.arity.allows(args.len())
             && args.len() <= ARGS_MAX
-            && session.login.may_run(&shared.users, row, args)
             && shared.gate.holding(row.refused_while).is_empty()
             && shared.pause.holds(true, now.0).is_none()
             && shared.monitors.load(Relaxed) == 0
             && !(row.writes && shared.engine.log.is_on() && shared.engine.log.is_congested())
+            // Rights last, since they take longest and the long way asks for them again; only then room, which may evict keys.
+            && session.login.may_run(&shared.users, row, args)
             && (!row.needs_memory || self.has_room())
     }
 }
@@ -40,5 +41,5 @@ fn is_free(session: &Session) -> bool {
     session.replies == Replies::On
         && !session.transaction.is_open()
         && session.subscriptions.is_none()
-        && !session.client.is_keyless.load(Relaxed)
+        && !session.client.is_keyless()
 }

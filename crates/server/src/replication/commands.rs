@@ -234,9 +234,7 @@ fn start_over(context: &mut Context<'_>, feed: Arc<Feed>) {
 }
 
 fn follow(context: &mut Context<'_>, feed: Arc<Feed>) {
-    let client = &context.session.client;
-    client.is_replica.store(true, Relaxed);
-    client.is_keyless.store(true, Relaxed);
+    context.session.client.is_replica.store(true, Relaxed);
     feed.wake();
     context.session.feed = Some(feed);
     let shared = context.shared;
