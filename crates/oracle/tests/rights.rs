@@ -1,17 +1,18 @@
 //! Users and their rights, where it takes a whole program to see them: renamed commands, files, the log. Wherever `redis-server` has the same,
 //! it must behave the same.
 
+#[path = "common/until.rs"]
+mod until;
+
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
 
 use damselfly_oracle::connection::Connection;
 use damselfly_oracle::server::{Program, ScratchFolder, Server, free_port};
 use damselfly_oracle::text::render;
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use until::until;
 
 fn run(connection: &mut Connection, command: &str) -> String {
     let words: Vec<&str> = command.split(' ').collect();
@@ -40,15 +41,6 @@ fn received(connection: &mut Connection, last: &str) -> String {
         if all.contains(last) {
             return all;
         }
-    }
-}
-
-/// Waits until `condition` holds.
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -4,6 +4,8 @@
 mod certificates;
 #[path = "common/tls_proxy.rs"]
 mod tls_proxy;
+#[path = "common/until.rs"]
+mod until;
 
 use certificates::Files;
 use damselfly_oracle::server::{Kind, Program, Server};
@@ -13,9 +15,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use until::until;
 
 /// A server with a plain port and one for TLS, which asks for certificates.
 struct Encrypted {
@@ -75,15 +75,6 @@ impl Encrypted {
     fn client_config(&self) -> Arc<ClientConfig> {
         let params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         Arc::new(self.files.client_with(params))
-    }
-}
-
-/// Waits until `condition` holds.
-fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !condition() {
-        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
-        std::thread::sleep(Duration::from_millis(2));
     }
 }
 
