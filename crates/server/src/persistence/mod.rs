@@ -27,6 +27,7 @@ pub mod commands;
 pub mod load;
 pub mod progress;
 pub mod reload;
+mod save_costs;
 pub mod save_file;
 pub mod save_job;
 pub(crate) mod saver;
