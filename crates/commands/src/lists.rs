@@ -456,6 +456,11 @@ fn lrem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let removed = removed.unwrap_or(0);
     if removed > 0 {
         tx.changed(key, Event::Lrem);
+        if count == i64::MIN && tx.is_logged() {
+            // Redis 7.2 and Valkey refuse this count, and their replicas must remove the elements, too.
+            let count = (i64::MIN + 1).to_string();
+            tx.log_effect(&[b"LREM", key.bytes, count.as_bytes(), args.at(3)]);
+        }
     }
     reply.integer(removed as i64);
     Ok(())

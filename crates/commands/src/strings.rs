@@ -385,6 +385,8 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         if tx.is_logged() {
             log_set(tx, args, deadline);
         }
+    } else if options.get {
+        tx.access_again(key);
     } else {
         // The failed condition looked at the key, which counts as an access.
         tx.access(key);

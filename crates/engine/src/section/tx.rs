@@ -7,6 +7,7 @@ use damselfly_base::CommandError;
 use damselfly_log::Record;
 use damselfly_value::{Collection, EntryRef, Text};
 
+use crate::AccessPolicy;
 use crate::section::engine::Engine;
 use crate::section::expired_keys::Expirer;
 use crate::section::extras::SectionExtras;
@@ -491,6 +492,15 @@ impl<'a> Tx<'a> {
             self.usage(key).note(entry);
         }
         found
+    }
+
+    /// Records a further use of a key that the command has read already, as in Redis: only a count of uses differs for it.
+    #[inline]
+    pub fn access_again(&mut self, key: Key<'_>) {
+        match self.engine().settings.access_policy() {
+            AccessPolicy::Frequency { .. } => _ = self.access(key),
+            AccessPolicy::Recency | AccessPolicy::Learned => {}
+        }
     }
 
     /// The collection at a key, for a command that may change it, as [`Tx::access`].

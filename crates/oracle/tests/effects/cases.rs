@@ -192,6 +192,11 @@ pub const CASES: &[Case] = &[
         "LREM l 0 a",
         "LTRIM l 1 -1",
     ]),
+    // Newer versions refuse the lowest number.
+    own(
+        &["RPUSH l a b a", "LREM l -9223372036854775808 a"],
+        &["RPUSH l a b a", "LREM l -9223372036854775807 a"],
+    ),
     same(&[
         "RPUSH l a b c d e f g",
         "LPOP l",
