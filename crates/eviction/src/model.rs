@@ -89,8 +89,8 @@ pub struct Model {
 pub struct Candidate {
     /// Its past.
     pub history: History,
-    /// The memory that its eviction frees.
-    pub bytes: usize,
+    /// The cost of keeping it, for each hit of the same value: the memory that its eviction frees, or the same number for all entries if a hit is worth its bytes.
+    pub cost: usize,
     /// The time until it expires; `None` if it does not.
     pub ticks_left: Option<Tick>,
 }
@@ -177,21 +177,21 @@ impl Model {
         self.seen.fetch_add(entries as u64, Relaxed);
     }
 
-    /// The hits per tick and byte that an entry promises. The entry with the lowest rank is evicted first.
+    /// The hits that an entry promises per tick and unit of its cost. The entry with the lowest rank is evicted first.
     ///
     /// An entry that expires within `ticks_left` can't be used after that.
     #[inline]
     pub fn rank(&self, candidate: Candidate, now: Tick) -> f32 {
         let Candidate {
             history,
-            bytes,
+            cost,
             ticks_left,
         } = candidate;
         let age = age_class(history.age(now));
         let rank = f32::from_bits(self.ranks[history.class()][age].load(Relaxed));
         // The expected hits until the deadline are fewer by the part of the time that is cut off; an entry's time is about one cache size.
         let share = ticks_left.map_or(1.0, |left| (left as f32 / TICKS_PER_SIZE as f32).min(1.0));
-        rank * share / bytes.max(1) as f32
+        rank * share / cost.max(1) as f32
     }
 
     /// Notes `uses` more of the cache's entries, hits or misses.
