@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 /// How many threads open connections, so that one slow handshake does not delay those that are due after it.
 const THREADS: u32 = 8;
 
+/// The niceness of these threads: the requests that are measured wait for the server, not for the handshakes of the generator.
+const NICENESS: i32 = 10;
+
 /// How often a thread checks whether the run has ended.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
@@ -59,7 +62,11 @@ impl Handshakes {
         for thread in 0..THREADS {
             let (client, stopping) = (client.clone(), stopping.clone());
             let first = start + interval * thread / THREADS;
-            let run = move || client.run(first, interval, &stopping);
+            let run = move || {
+                // On Linux, this concerns only the calling thread. Without the permission, all threads are alike.
+                let _ = rustix::process::nice(NICENESS);
+                client.run(first, interval, &stopping)
+            };
             handshakes.threads.push(thread::spawn(run));
         }
         handshakes

@@ -351,24 +351,32 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     }
     let options = Options::parse(args, 3, CommandKind::Set)?;
     let deadline = options.deadline(tx, "set")?;
-    let allowed = match options.only_if {
-        Some(Condition::Value(condition)) => {
+    let allowed = match (options.get, options.only_if) {
+        (true, condition) => {
+            let old = tx.read_text(key)?;
+            let allowed = match condition {
+                Some(Condition::Value(condition)) => condition.allows(old)?,
+                Some(Condition::Exists) => old.is_some(),
+                Some(Condition::Absent) => old.is_none(),
+                None => true,
+            };
+            match old {
+                Some(old) => write(old, reply),
+                None => reply.null(),
+            }
+            allowed
+        }
+        (false, Some(Condition::Value(condition))) => {
             let text = match tx.peek(key) {
                 None => None,
                 Some(entry) => Some(entry.text().ok_or(CommandError::WrongType)?),
             };
             condition.allows(text)?
         }
-        Some(Condition::Exists) => tx.peek(key).is_some(),
-        Some(Condition::Absent) => tx.peek(key).is_none(),
-        None => true,
+        (false, Some(Condition::Exists)) => tx.peek(key).is_some(),
+        (false, Some(Condition::Absent)) => tx.peek(key).is_none(),
+        (false, None) => true,
     };
-    if options.get {
-        match tx.read_text(key)? {
-            Some(text) => write(text, reply),
-            None => reply.null(),
-        }
-    }
     if allowed {
         tx.store(key, value, deadline);
         if options.expiry.is_some() {

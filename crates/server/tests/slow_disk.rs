@@ -5,7 +5,9 @@ mod common;
 mod disk;
 
 use std::io::Read;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use damselfly_config::{AppendFsync, Config, PrimaryAddress};
 use damselfly_server::persistence::aof::Mode;
@@ -169,6 +171,45 @@ fn with_always_replies_wait_and_the_thread_does_not() {
         "{} fsyncs",
         gate.passed() - passed
     );
+}
+
+/// Clients used to form two groups that took turns, so that each fsync served half of them.
+#[test]
+fn with_always_an_fsync_serves_all_clients_that_write_again_and_again() {
+    const CLIENTS: usize = 16;
+    const ROUNDS: usize = 6;
+    const FSYNC: Duration = Duration::from_millis(400);
+    let (disk, fsyncs) = (SimulatedDisk::default(), Arc::new(AtomicUsize::new(0)));
+    let counted = fsyncs.clone();
+    disk.set_delay(Arc::new(move |step| {
+        if let Step::Sync(_) = step {
+            std::thread::sleep(FSYNC);
+            counted.fetch_add(1, Relaxed);
+        }
+    }));
+    let server = TestServer::try_prepared(
+        |config: &mut Config| {
+            config.threads = 1;
+            config.appendonly = true;
+            config.appendfsync = AppendFsync::Always;
+        },
+        |server| server.shared().aof.use_storage(Arc::new(disk.clone())),
+    )
+    .unwrap();
+    assert_eq!(server.client().run("SET before x"), "OK");
+    let before = fsyncs.load(Relaxed);
+    std::thread::scope(|scope| {
+        for number in 0..CLIENTS {
+            let mut client = server.client();
+            scope.spawn(move || {
+                for _ in 0..ROUNDS {
+                    assert_eq!(client.run(&format!("SET key:{number} x")), "OK");
+                }
+            });
+        }
+    });
+    let served = fsyncs.load(Relaxed) - before;
+    assert!(served <= ROUNDS * 3 / 2, "{served} fsyncs");
 }
 
 #[test]

@@ -4,14 +4,16 @@
 //! for events, and asks it for the facts that clients see: addresses, origin, descriptor. A new kind of connection is one more
 //! variant of [`Stream`].
 
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 pub use damselfly_tls::ReadEnd;
 use damselfly_tls::{BUFFER_BYTES_MIN, TlsStream, read_once};
 use mio::net::{TcpStream, UnixStream};
 use mio::{Interest, Registry, Token};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::{SockRef, TcpKeepalive};
 
 use super::READ_BYTES;
@@ -38,8 +40,8 @@ impl Stream {
     #[inline]
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<(usize, ReadEnd)> {
         match self {
-            Self::Tcp(stream) => read_once(stream, buffer),
-            Self::Unix(stream) => read_once(stream, buffer),
+            Self::Tcp(stream) => read_once(&mut Plain(stream), buffer),
+            Self::Unix(stream) => read_once(&mut Plain(stream), buffer),
             Self::Tls(stream) => read_tls(stream, buffer),
         }
     }
@@ -74,8 +76,8 @@ impl Stream {
     #[inline]
     pub fn write(&mut self, bytes: &[u8], scratch: &mut [u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.write(bytes),
-            Self::Unix(stream) => stream.write(bytes),
+            Self::Tcp(stream) => Plain(stream).write(bytes),
+            Self::Unix(stream) => Plain(stream).write(bytes),
             Self::Tls(stream) => stream.write(bytes, scratch),
         }
     }
@@ -230,6 +232,25 @@ impl Stream {
                 .with_retries(3);
             let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
         }
+    }
+}
+
+/// A socket without TLS. The C library's `recv` and `send` are points where threads can be cancelled, and that takes more instructions
+/// than the rest of them; these are the bare system calls.
+struct Plain<'s, S>(&'s S);
+
+impl<S: AsFd> Plain<'_, S> {
+    #[inline]
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(send(self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+}
+
+impl<S: AsFd> Read for Plain<'_, S> {
+    #[inline]
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (bytes, _) = recv(self.0, buffer, RecvFlags::empty())?;
+        Ok(bytes)
     }
 }
 

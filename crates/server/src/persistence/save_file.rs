@@ -505,10 +505,11 @@ fn encode(job: &SaveJob) {
         if job.has_failed() || !has_keys {
             continue;
         }
-        let encoded = catch_unwind(AssertUnwindSafe(|| match job.writes_commands() {
+        let encode = AssertUnwindSafe(|| match job.writes_commands() {
             true => encode_commands(job, &batch),
             false => encoders.encode(job, &batch),
-        }));
+        });
+        let encoded = job.costs.count_encoding(|| catch_unwind(encode));
         match encoded {
             Ok(Ok(())) => {}
             Ok(Err(error)) => job.fail(named(&job.file.path(), &error).to_string()),

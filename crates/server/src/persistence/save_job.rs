@@ -26,6 +26,7 @@ use damselfly_value::{Entry, EntryRef};
 
 use super::aof::manifest::FileEntry;
 use super::aof::storage::Storage;
+use super::save_costs::Costs;
 use super::save_file::Output;
 use super::{Cause, aof};
 use crate::clock;
@@ -146,6 +147,7 @@ pub struct SaveJob {
     pub(super) started_ms: i64,
     pub(super) used_bytes: usize,
     keys: AtomicU64,
+    pub(super) costs: Costs,
     kept_bytes_max: AtomicUsize,
     /// Threads within [`SaveJob::copy_some`].
     active: AtomicUsize,
@@ -208,6 +210,7 @@ impl SaveJob {
             started_ms: clock::now_ms(),
             used_bytes: damselfly_base::heap::used_bytes(),
             keys: AtomicU64::new(0),
+            costs: Costs::default(),
             kept_bytes_max: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
             queue: Mutex::default(),

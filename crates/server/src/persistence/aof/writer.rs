@@ -25,6 +25,12 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 /// An fsync that takes longer than this makes `everysec` late.
 const SLOW_SYNC: Duration = Duration::from_secs(1);
 
+/// If the last fsync took at least this long, the next one waits for the clients that the last one has released: see [`Group`].
+const SLOW_GROUP_SYNC: Duration = Duration::from_micros(500);
+
+/// For at most one part in so many of that time.
+const GATHER_SHARE: u32 = 4;
+
 /// After an error, the next try.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -37,6 +43,7 @@ pub fn run(shared: &Shared) {
         era: 0,
         end: 0,
         last_sync: Instant::now(),
+        group: Group::default(),
         cut_increment: 0,
         was_doubtful: false,
     };
@@ -44,6 +51,47 @@ pub fn run(shared: &Shared) {
         writer.work(items);
     }
     writer.insist("close", |writer| writer.files_do(AofFiles::close));
+}
+
+/// The changes that share an fsync.
+///
+/// Without a pause, clients that wait for the disk form two groups which take turns: while an fsync works for one, the other one sends,
+/// so each fsync serves half of them. After a short pause, the next fsync has them all.
+#[derive(Default)]
+struct Group {
+    /// How many records the last fsync put on disk, and how long it took.
+    last: u64,
+    took: Duration,
+    /// More may come until then, before the next fsync.
+    until: Option<Instant>,
+}
+
+impl Group {
+    /// An fsync has put so many records on disk.
+    fn note(&mut self, records: u64, took: Duration) {
+        *self = Self {
+            last: records,
+            took,
+            until: None,
+        };
+    }
+
+    /// Whether to wait for more, if so many records are not on disk.
+    fn gathers(&mut self, records: u64, now: Instant) -> bool {
+        if records >= self.last || self.took < SLOW_GROUP_SYNC {
+            return false;
+        }
+        let took = self.took;
+        now < *self.until.get_or_insert_with(|| now + took / GATHER_SHARE)
+    }
+
+    /// How long to wait for more.
+    fn wait(&self) -> Duration {
+        let until = self
+            .until
+            .map(|until| until.saturating_duration_since(Instant::now()));
+        until.unwrap_or_default()
+    }
 }
 
 struct Writer<'a> {
@@ -55,6 +103,7 @@ struct Writer<'a> {
     /// The record behind the last one that was written.
     end: u64,
     last_sync: Instant,
+    group: Group,
     /// The number of the increment that began with the last cut.
     cut_increment: u64,
     /// The files needed a new base when this was last checked.
@@ -75,10 +124,13 @@ impl Writer<'_> {
             let until_sync = SYNC_INTERVAL.saturating_sub(self.last_sync.elapsed());
             let is_unsynced = self.files.as_ref().is_some_and(AofFiles::is_unsynced);
             let is_wanted = self.aof.holding.load(SeqCst) > 0;
-            if is_unsynced && (until_sync.is_zero() || is_wanted) {
+            let is_due = until_sync.is_zero() || is_wanted || self.group.until.is_some();
+            let gathering = self.group.wait();
+            if is_unsynced && is_due && gathering.is_zero() {
                 return Some(VecDeque::new());
             }
             let wait = match is_unsynced {
+                true if is_due => gathering,
                 true => until_sync,
                 false => SYNC_INTERVAL,
             };
@@ -220,16 +272,21 @@ impl Writer<'_> {
         } || self.aof.holding.load(SeqCst) > 0;
         let has_news = self.files.as_ref().is_some_and(AofFiles::is_unsynced);
         if is_due && has_news {
-            self.sync();
+            let records = self.end.saturating_sub(self.aof.durable());
+            if !self.group.gathers(records, Instant::now()) {
+                self.sync();
+            }
         } else if !has_news {
             self.note_durable();
         }
     }
 
     fn sync(&mut self) {
+        let records = self.end.saturating_sub(self.aof.durable());
         let started = Instant::now();
         let synced = self.files_do(AofFiles::sync);
         self.last_sync = Instant::now();
+        self.group.note(records, self.last_sync - started);
         if let Err(error) = synced {
             self.refuse_writes(&error, "fsync");
             return;
@@ -305,5 +362,32 @@ fn without_code(error: &io::Error) -> String {
     match text.rsplit_once(" (os error") {
         Some((message, _)) => message.to_owned(),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_fsync_waits_for_as_many_changes_as_the_last_one_had_but_not_long() {
+        let (mut group, now, took) = (Group::default(), Instant::now(), Duration::from_millis(8));
+        assert!(!group.gathers(1, now));
+        group.note(50, took);
+        assert!(group.gathers(20, now));
+        assert!(group.gathers(49, now + took / 8));
+        assert!(!group.gathers(50, now + took / 8));
+        assert!(!group.gathers(49, now + took / GATHER_SHARE));
+        group.note(49, took);
+        assert!(group.gathers(1, now + took));
+    }
+
+    #[test]
+    fn a_fast_disk_or_a_single_client_never_waits() {
+        let (mut group, now) = (Group::default(), Instant::now());
+        group.note(50, Duration::from_micros(100));
+        assert!(!group.gathers(1, now));
+        group.note(1, Duration::from_millis(8));
+        assert!(!group.gathers(1, now));
     }
 }
