@@ -36,9 +36,9 @@ pub use output_limits::{OutputLimit, OutputLimits};
 pub use saving::{SavePoint, SavePoints, ShutdownFlags};
 pub use settings::{Config, UserLine};
 pub use types::{
-    Allow, AppendFsync, ClientMemory, DisklessLoad, LogLevel, MaxmemoryPolicy, Origin, Percentiles,
-    PrimaryAddress, PropagationErrors, PubSubDefault, RdbVersion, SanitizePayloads, Supervised,
-    TlsAuthClients,
+    Allow, AppendFsync, CacheObjective, ClientMemory, DisklessLoad, LogLevel, MaxmemoryPolicy,
+    Origin, Percentiles, PrimaryAddress, PropagationErrors, PubSubDefault, RdbVersion,
+    SanitizePayloads, Supervised, TlsAuthClients,
 };
 
 impl Config {

@@ -4,9 +4,9 @@ use super::load::Place;
 use super::output_limits::OutputLimits;
 use super::saving::{SavePoints, ShutdownFlags};
 use super::types::{
-    Allow, AppendFsync, ClientMemory, DisklessLoad, LogLevel, MaxmemoryPolicy, Percentiles,
-    PrimaryAddress, PropagationErrors, PubSubDefault, RdbVersion, SanitizePayloads, Supervised,
-    TlsAuthClients,
+    Allow, AppendFsync, CacheObjective, ClientMemory, DisklessLoad, LogLevel, MaxmemoryPolicy,
+    Percentiles, PrimaryAddress, PropagationErrors, PubSubDefault, RdbVersion, SanitizePayloads,
+    Supervised, TlsAuthClients,
 };
 
 /// The values of all options at one moment. [`Default`] gives the defaults.
@@ -134,6 +134,8 @@ pub struct Config {
     pub maxmemory_bytes: u64,
     /// `cache-mode`
     pub cache_mode: bool,
+    /// `cache-mode-objective`
+    pub cache_mode_objective: CacheObjective,
     /// `maxmemory-policy`
     pub maxmemory_policy: MaxmemoryPolicy,
     /// `maxmemory-samples`
@@ -396,6 +398,7 @@ impl Default for Config {
             enable_module_command: Allow::No,
             maxmemory_bytes: 0,
             cache_mode: false,
+            cache_mode_objective: CacheObjective::Requests,
             maxmemory_policy: MaxmemoryPolicy::Noeviction,
             maxmemory_samples: 5,
             maxmemory_eviction_tenacity: 10,

@@ -115,6 +115,16 @@ choice! {
 }
 
 choice! {
+    /// `cache-mode-objective`: what cache mode saves most of.
+    CacheObjective {
+        /// Misses: each counts the same.
+        Requests = "requests",
+        /// Bytes of misses.
+        Bytes = "bytes",
+    }
+}
+
+choice! {
     /// `tls-auth-clients`: whether TLS clients must have a certificate.
     TlsAuthClients {
         /// They need none, and are not asked for one.

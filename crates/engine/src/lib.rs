@@ -28,7 +28,7 @@ pub use observers::waiters::Ticket;
 pub use observers::watched_keys::{Watched, Watcher};
 pub use section::bulk_load::{DuplicateEntry, LoadBatch};
 pub use section::engine::Engine;
-pub use section::eviction::{Evicted, Eviction, Order};
+pub use section::eviction::{Evicted, Eviction, Objective, Order};
 pub use section::garbage;
 pub use section::held_locks::Patience;
 pub use section::keyspace_walks::Cursor;

@@ -7,12 +7,14 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use common::{NOW, World, key};
 use damselfly_base::random::Random;
-use damselfly_engine::{AccessPolicy, Deadline, Evicted, Eviction, Now, Order, Tx, Watcher};
+use damselfly_engine::{
+    AccessPolicy, Deadline, Evicted, Eviction, Now, Objective, Order, Tx, Watcher,
+};
 use damselfly_value::NewValue;
 
 const LEARNED: Eviction = Eviction {
     only_with_deadline: false,
-    order: Order::Learned,
+    order: Order::Learned(Objective::Hits),
     samples: 1,
 };
 
@@ -20,6 +22,7 @@ const LEARNED: Eviction = Eviction {
 struct Cache {
     world: World,
     keys_max: usize,
+    eviction: Eviction,
     now: Now,
     shard: usize,
     evicted: usize,
@@ -36,6 +39,7 @@ impl Cache {
         Self {
             world,
             keys_max,
+            eviction: LEARNED,
             now: NOW,
             shard: 0,
             evicted: 0,
@@ -86,7 +90,10 @@ impl Cache {
 
     fn evict(&mut self) {
         self.shard = (self.shard + 1) % self.world.engine.shards();
-        let evicted = self.world.engine.evict(self.shard, &LEARNED, self.now);
+        let evicted = self
+            .world
+            .engine
+            .evict(self.shard, &self.eviction, self.now);
         if let Evicted::One { is_refused, .. } = evicted.unwrap() {
             self.evicted += 1;
             self.refused += usize::from(is_refused);
@@ -134,27 +141,54 @@ fn keys_of_equal_use_are_evicted_fairly_in_all_databases() {
     assert!((1.6..2.5).contains(&ratio), "{found:?}");
 }
 
-#[test]
-fn of_keys_with_equal_use_the_largest_go_first() {
+/// The share of hits, of 200 small keys and of 100 large ones that are used equally often, in a cache of 250.
+fn shares_by_size(cache: &mut Cache) -> [f64; 2] {
     let mut random = Random::for_test();
-    let mut cache = Cache::new(250);
-    let (mut small, mut large) = (0, 0);
+    let (mut found_by_size, mut asked_by_size) = ([0, 0], [0, 0]);
     for round in 0..15_000 {
         let number = random.below(300);
         let is_large = number < 100;
         let name = format!("key{number}");
         let found = cache.with(0, |tx| tx.read(key(&name)).is_some());
         if round > 5000 {
-            *(if is_large { &mut large } else { &mut small }) += usize::from(found);
+            found_by_size[usize::from(is_large)] += usize::from(found);
+            asked_by_size[usize::from(is_large)] += 1;
         }
         if !found {
             let bytes = if is_large { 3000 } else { 10 };
             cache.store(0, &name, bytes, Deadline::Clear);
         }
     }
-    // All small ones, of which there are twice as many, and half of the large ones fit.
-    assert!(small * 100 > 10_000 * 2 / 3 * 95, "{small}");
-    assert!(large * 100 < 10_000 / 3 * 60, "{large}");
+    [0, 1].map(|size| f64::from(found_by_size[size] as u32) / f64::from(asked_by_size[size]))
+}
+
+#[test]
+fn of_keys_with_equal_use_the_largest_go_first() {
+    let mut cache = Cache::new(250);
+    // All small ones and half of the large ones fit.
+    let [small, large] = shares_by_size(&mut cache);
+    assert!(small > 0.95 && large < 0.6, "{small} {large}");
+}
+
+#[test]
+fn sizes_do_not_matter_if_bytes_of_hits_count() {
+    let mut cache = Cache::new(250);
+    let bytes_of_hits = Eviction {
+        order: Order::Learned(Objective::BytesOfHits),
+        ..LEARNED
+    };
+    for (eviction, ratios) in [
+        (bytes_of_hits, 0.9..1.1),
+        (LEARNED, 1.5..9.9),
+        (bytes_of_hits, 0.9..1.1),
+    ] {
+        cache.eviction = eviction;
+        let [small, large] = shares_by_size(&mut cache);
+        assert!(
+            ratios.contains(&(small / large)),
+            "{eviction:?}: {small} {large}"
+        );
+    }
 }
 
 #[test]

@@ -10,6 +10,9 @@
 //! eviction looks at a few entries and ghosts, which are a random sample of all, and each stands for its share of all until the next eviction. So the
 //! model knows at once about entries that are not used, and need not wait until they are forgotten.
 //!
+//! Of most classes, few events are seen. Then the probability is that of the kind, all classes with as many uses, corrected by how much likelier a use is at that age
+//! relative to the interval: entries tend to be used again after about the same time as before, whatever that time is, and this is learned from all intervals of a kind together.
+//!
 //! 64 classes, 32 ages, three numbers of four bytes: 24 KiB, for the whole process. Ages are logarithmic, two for each doubling.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -42,6 +45,12 @@ const REMAINS: f32 = 0.9;
 
 /// A class that has had few events is like its kind: all classes with as many uses. This is how many events that weighs.
 const PRIOR_EVENTS: f32 = 16.0;
+
+/// How many events of a kind weigh as much as the assumption that the interval does not matter.
+const RELATIVE_PRIOR_EVENTS: f32 = 16.0;
+
+/// A level of intervals is a doubling, so it has two ages.
+const AGES_PER_LEVEL: usize = 2;
 
 /// A kind that has had few events is like all entries, but more likely to be used the more often it was. This is how many events that weighs.
 const KIND_PRIOR_EVENTS: f32 = 32.0;
@@ -89,8 +98,8 @@ pub struct Model {
 pub struct Candidate {
     /// Its past.
     pub history: History,
-    /// The memory that its eviction frees.
-    pub bytes: usize,
+    /// The cost of keeping it, for each hit of the same value: the memory that its eviction frees, or the same number for all entries if a hit is worth its bytes.
+    pub cost: usize,
     /// The time until it expires; `None` if it does not.
     pub ticks_left: Option<Tick>,
 }
@@ -177,21 +186,21 @@ impl Model {
         self.seen.fetch_add(entries as u64, Relaxed);
     }
 
-    /// The hits per tick and byte that an entry promises. The entry with the lowest rank is evicted first.
+    /// The hits that an entry promises per tick and unit of its cost. The entry with the lowest rank is evicted first.
     ///
     /// An entry that expires within `ticks_left` can't be used after that.
     #[inline]
     pub fn rank(&self, candidate: Candidate, now: Tick) -> f32 {
         let Candidate {
             history,
-            bytes,
+            cost,
             ticks_left,
         } = candidate;
         let age = age_class(history.age(now));
         let rank = f32::from_bits(self.ranks[history.class()][age].load(Relaxed));
         // The expected hits until the deadline are fewer by the part of the time that is cut off; an entry's time is about one cache size.
         let share = ticks_left.map_or(1.0, |left| (left as f32 / TICKS_PER_SIZE as f32).min(1.0));
-        rank * share / bytes.max(1) as f32
+        rank * share / cost.max(1) as f32
     }
 
     /// Notes `uses` more of the cache's entries, hits or misses.
@@ -229,14 +238,20 @@ impl Model {
         }
         let all = self.sum(0..CLASSES).hazards(None, 1.0);
         for (uses, likelihood) in LIKELIHOODS.iter().enumerate() {
-            let classes = uses * INTERVALS..(uses + 1) * INTERVALS;
+            let first = uses * INTERVALS;
             let expected = all.map(|hazard| (hazard * likelihood).min(EXPECTED_HAZARD_MAX));
-            let kind = self.sum(classes.clone());
+            let kind = self.sum(first..first + INTERVALS);
             let kind = kind.hazards(Some(&expected), KIND_PRIOR_EVENTS);
-            for class in classes {
-                let own = self.sum(class..class + 1);
-                let hazards = own.hazards(Some(&kind), PRIOR_EVENTS);
-                self.set_ranks(class, &hazards);
+            let classes = std::array::from_fn(|level| self.sum(first + level..first + level + 1));
+            let by_relative_age = RelativeAges::of(&classes, &kind);
+            for (level, own) in classes.iter().enumerate() {
+                let expected = match uses {
+                    // No interval is known.
+                    0 => kind,
+                    _ => by_relative_age.correct(&kind, level),
+                };
+                let hazards = own.hazards(Some(&expected), PRIOR_EVENTS);
+                self.set_ranks(first + level, &hazards);
             }
         }
         for count in self.hits.iter().chain(&self.presence).flatten() {
@@ -335,18 +350,53 @@ struct Events {
 
 impl Events {
     /// The probability that an entry that has not been used before an age is used at that age. `events` of a prior are assumed besides those that
-    /// were seen. Entries used at an age were there for half of it.
+    /// were seen.
     fn hazards(&self, prior: Option<&[f32; AGES]>, events: f32) -> [f32; AGES] {
         std::array::from_fn(|age| {
-            let width = width(age);
-            if width == 0.0 {
+            if width(age) == 0.0 {
                 return 0.0;
             }
-            let came = self.presence[age] / width + self.hits[age] * 0.5;
+            let came = self.came(age);
             let expected = prior.map_or(0.0, |prior| prior[age]);
             let hits = self.hits[age] + events * expected;
             (hits / (came + events).max(f32::MIN_POSITIVE)).min(HAZARD_MAX)
         })
+    }
+
+    /// How many entries came to an age, which has a width. Entries used at an age were there for half of it.
+    fn came(&self, age: usize) -> f32 {
+        self.presence[age] / width(age) + self.hits[age] * 0.5
+    }
+}
+
+/// How much likelier uses are at ages relative to the interval than the kind alone says: uses seen, divided by those expected.
+struct RelativeAges([f32; AGES + INTERVALS * AGES_PER_LEVEL]);
+
+impl RelativeAges {
+    /// From the classes of a kind, and the probabilities of a use if the interval did not matter.
+    fn of(classes: &[Events; INTERVALS], kind: &[f32; AGES]) -> Self {
+        let mut seen = [RELATIVE_PRIOR_EVENTS; AGES + INTERVALS * AGES_PER_LEVEL];
+        let mut expected = seen;
+        for (level, events) in classes.iter().enumerate() {
+            for age in (0..AGES).filter(|age| width(*age) > 0.0) {
+                let at = Self::position(age, level);
+                seen[at] += events.hits[age];
+                expected[at] += events.came(age) * kind[age];
+            }
+        }
+        Self(std::array::from_fn(|at| seen[at] / expected[at]))
+    }
+
+    /// The probabilities of a kind, for its entries of one level of intervals.
+    fn correct(&self, kind: &[f32; AGES], level: usize) -> [f32; AGES] {
+        std::array::from_fn(|age| {
+            let factor = self.0[Self::position(age, level)];
+            (kind[age] * factor).min(EXPECTED_HAZARD_MAX)
+        })
+    }
+
+    fn position(age: usize, level: usize) -> usize {
+        age + (INTERVALS - level) * AGES_PER_LEVEL
     }
 }
 
@@ -414,6 +464,30 @@ mod tests {
         let hazards = events.hazards(Some(&expected), 100.0);
         assert!((hazards[age] - 0.3).abs() < 1e-6, "{}", hazards[age]);
         assert!((hazards[age - 1] - 0.4).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_rhythm_that_is_seen_at_some_intervals_is_expected_at_others() {
+        let age_of = |level: usize| age_class(1 << level);
+        let classes = std::array::from_fn(|level| {
+            let mut events = Events {
+                hits: [0.0; AGES],
+                presence: [0.0; AGES],
+            };
+            // Most are used after as long as the time before. Of level 3, none was seen.
+            if [1, 2, 4, 5].contains(&level) {
+                for (age, hits) in [(level - 1, 10.0), (level, 100.0), (level + 1, 10.0)] {
+                    events.hits[age_of(age)] = hits;
+                    events.presence[age_of(age)] = 1000.0 * width(age_of(age));
+                }
+            }
+            events
+        });
+        let kind = [0.05; AGES];
+        let expected = RelativeAges::of(&classes, &kind).correct(&kind, 3);
+        assert!(expected[age_of(3)] > 0.08, "{expected:?}");
+        assert!(expected[age_of(2)] < 0.025 && expected[age_of(4)] < 0.025);
+        assert_eq!(expected[age_of(12)], 0.05);
     }
 
     #[test]

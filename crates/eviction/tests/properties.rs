@@ -90,7 +90,7 @@ impl Cache {
             let (_, bytes, history) = self.entries[place];
             let candidate = Candidate {
                 history,
-                bytes,
+                cost: bytes,
                 ticks_left: None,
             };
             let random = self.random.number();
@@ -223,7 +223,7 @@ fn an_entry_about_to_expire_is_worth_less() {
         let history = History::new(0);
         let candidate = Candidate {
             history,
-            bytes: 100,
+            cost: 100,
             ticks_left,
         };
         model.rank(candidate, 0)

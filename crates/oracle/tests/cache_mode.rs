@@ -144,6 +144,43 @@ fn it_can_be_turned_on_and_off_while_clients_write() {
 }
 
 #[test]
+fn the_objective_decides_at_any_time_whether_large_keys_are_worth_their_place() {
+    const SMALL: usize = 400;
+    let mut random = Random::for_test();
+    let mut cache = Cache::with(ON, 2000);
+    assert_eq!(line(&mut cache, "cache_mode_objective"), "requests");
+    let values = ["x".repeat(100), "x".repeat(16 * KIB)];
+    for (objective, ratios) in [
+        ("requests", 1.4..99.0),
+        ("bytes", 0.85..1.15),
+        ("requests", 1.4..99.0),
+    ] {
+        let set = ["CONFIG", "SET", "cache-mode-objective", objective];
+        assert_eq!(cache.run(&set), "OK");
+        assert_eq!(line(&mut cache, "cache_mode_objective"), objective);
+        // All keys are used equally often. The 200 large ones take 3 MB, so that more than half of them fit.
+        let (mut hits, mut asked) = ([0.0, 0.0], [0.0, 0.0]);
+        for round in 0..12_000 {
+            let number = random.below(SMALL * 3 / 2);
+            let size = usize::from(number >= SMALL);
+            let name = format!("key{number}");
+            let found = look_aside(&mut cache.connection, &name, &values[size]);
+            if round > 5000 {
+                hits[size] += f64::from(u8::from(found));
+                asked[size] += 1.0;
+            }
+        }
+        let [small, large] = [0, 1].map(|size| hits[size] / asked[size]);
+        assert!(
+            ratios.contains(&(small / large)),
+            "{objective}: {small} of the small, {large} of the large"
+        );
+    }
+    let unknown = cache.run(&["CONFIG", "SET", "cache-mode-objective", "hits"]);
+    assert!(unknown.contains("must be one of"), "{unknown}");
+}
+
+#[test]
 fn keys_without_a_deadline_stay_if_the_policy_is_volatile() {
     let options = [ON, &["--maxmemory-policy", "volatile-lru"]].concat();
     let mut cache = Cache::with(&options, 3000);

@@ -2,7 +2,7 @@
 
 use super::{Access, Effect, I32_MAX, Opt};
 use crate::kind::{Kind, OptionError, Setting, Value};
-use crate::types::MaxmemoryPolicy;
+use crate::types::{CacheObjective, MaxmemoryPolicy};
 
 const NO_DEFRAGMENTATION: &str = "Active defragmentation cannot be enabled: it requires a Redis server compiled with a modified Jemalloc like the one shipped by default with the Redis source distribution";
 
@@ -18,6 +18,12 @@ pub(super) static OPTIONS: &[Opt] = &[
         Kind::Bool,
         field!(cache_mode),
         "Makes the server a cache that needs no policy: when `maxmemory` is reached, it evicts the keys that promise the fewest hits per byte, by what it learns from the use of all keys while it runs. Any key may be evicted, with or without a TTL, unless `maxmemory-policy` is one of `volatile`; otherwise that option has no effect. See `docs/caching.md`.",
+    ),
+    Opt::live(
+        "cache-mode-objective",
+        Kind::Choice(CacheObjective::NAMES),
+        field!(cache_mode_objective),
+        "Which misses `cache-mode` avoids. With `requests` each counts the same, so a large key must be used more often than a small one to stay. With `bytes` a miss counts by its size, so keys stay by how often they are used, whatever their size: that is better if the bytes that have to be fetched or computed again are what costs.",
     ),
     Opt::live(
         "maxmemory-policy",

@@ -45,9 +45,10 @@ fn every_option_writes_the_field_it_reads() {
             "60 1",
             "nosave now",
         ];
-        let tries = tries
-            .into_iter()
-            .chain(["A", "11", "pubsub 1 2 3", "swapdb", "panic"]);
+        let tries =
+            tries
+                .into_iter()
+                .chain(["A", "11", "pubsub 1 2 3", "swapdb", "panic", "bytes"]);
         let mut changed = 0;
         for text in tries {
             let mut config = Config::default();

@@ -25,9 +25,17 @@ pub enum Order {
     SoonestExpiry,
     /// Any.
     Random,
-    /// Those that promise the fewest hits per byte, by what was learned from the use of all keys. Access bits must be of
-    /// [`AccessPolicy::Learned`].
-    Learned,
+    /// Those that are worth least, by what was learned from the use of all keys. Access bits must be of [`AccessPolicy::Learned`].
+    Learned(Objective),
+}
+
+/// What [`Order::Learned`] gets the most of, in the memory that there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Objective {
+    /// Hits.
+    Hits,
+    /// Bytes of hits.
+    BytesOfHits,
 }
 
 /// The key with the highest rank is evicted: how little it is needed, then a random number. Without that, keys of equal need would
@@ -78,7 +86,7 @@ impl Eviction {
             Order::SoonestExpiry => {
                 u64::MAX - entry.deadline_ms().unwrap_or(i64::MAX).unsigned_abs()
             }
-            Order::Random | Order::Learned => 0,
+            Order::Random | Order::Learned(_) => 0,
         })
     }
 }
@@ -149,7 +157,7 @@ impl Engine {
     pub fn evict(&self, shard: usize, eviction: &Eviction, now: Now) -> Result<Evicted, Busy> {
         let mut tx = self.try_lock_shard(shard, 0, now)?;
         let found = match eviction.order {
-            Order::Learned => tx.find_by_model(shard, eviction),
+            Order::Learned(objective) => tx.find_by_model(shard, eviction, objective),
             Order::LeastRecent | Order::LeastFrequent | Order::SoonestExpiry | Order::Random => {
                 tx.find_by_policy(shard, eviction)
             }
@@ -166,7 +174,7 @@ impl Engine {
         let key = Key::new(&key);
         let evicted = tx.evict(db, key);
         let entries = match (&evicted, eviction.order) {
-            (Some(entry), Order::Learned) => tx.note_learned_eviction(shard, key, entry.view()),
+            (Some(entry), Order::Learned(_)) => tx.note_learned_eviction(shard, key, entry.view()),
             _ => 0,
         };
         tx.set_effects_loose();
@@ -175,7 +183,7 @@ impl Engine {
             tx.serve_waiters();
         }
         drop(tx);
-        if eviction.order == Order::Learned {
+        if let Order::Learned(_) = eviction.order {
             self.learn(entries);
         }
         // The entry is freed without the lock.

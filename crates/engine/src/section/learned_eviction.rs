@@ -1,4 +1,4 @@
-//! Cache mode: evicting what promises the fewest hits per byte, as [`damselfly_eviction`] has learned it.
+//! Cache mode: evicting the keys that promise the fewest hits, or bytes of hits, for the memory they take, as [`damselfly_eviction`] has learned it.
 //!
 //! A search begins in the bucket of the key that was stored last, so that a new key that is worth too little goes at once. It continues where
 //! the last one ended. All entries of a bucket are compared, so that their places in it do not matter.
@@ -9,7 +9,7 @@ use damselfly_base::random::{self, Random};
 use damselfly_eviction::{Candidate, History, ModelView, Search, ShardState};
 use damselfly_value::EntryRef;
 
-use crate::section::eviction::{BUCKETS_PER_SEARCH, Found};
+use crate::section::eviction::{BUCKETS_PER_SEARCH, Found, Objective};
 use crate::shard::Shard;
 use crate::{Database, Engine, Eviction, Key, Now, Tx};
 
@@ -90,8 +90,13 @@ impl Database {
 }
 
 impl Tx<'_> {
-    /// The key of a shard that promises the fewest hits per byte among the next ones.
-    pub(super) fn find_by_model(&mut self, shard: usize, eviction: &Eviction) -> Found {
+    /// The key of a shard that is worth least among the next ones.
+    pub(super) fn find_by_model(
+        &mut self,
+        shard: usize,
+        eviction: &Eviction,
+        objective: Objective,
+    ) -> Found {
         let (engine, now) = (self.engine(), self.now());
         let Shard {
             databases, learned, ..
@@ -123,7 +128,10 @@ impl Tx<'_> {
             let ms_left = |deadline| now.0.abs_diff(deadline) * u64::from(deadline > now.0);
             let candidate = Candidate {
                 history: History::from_bits(entry.access()),
-                bytes: entry.allocated_bytes() + SLOT_BYTES,
+                cost: match objective {
+                    Objective::Hits => entry.allocated_bytes() + SLOT_BYTES,
+                    Objective::BytesOfHits => 1,
+                },
                 ticks_left: (entry.deadline_ms()).map(|at| state.ticks_in(ms_left(at))),
             };
             state.consider(&engine.model, search, candidate, random.number())

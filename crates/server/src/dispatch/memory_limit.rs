@@ -15,12 +15,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use damselfly_base::heap;
-use damselfly_engine::{Evicted, Eviction, Now, Order, garbage};
+use damselfly_engine::{Evicted, Eviction, Now, Objective, Order, garbage};
 
 use super::Dispatcher;
 use crate::clock;
 use crate::shared::Shared;
-use damselfly_config::{ClientMemory, Config, MaxmemoryPolicy};
+use damselfly_config::{CacheObjective, ClientMemory, Config, MaxmemoryPolicy};
 
 /// A thread that had room computes the memory of all threads again only after it has allocated this much more, because that reads
 /// memory to which all threads write.
@@ -240,12 +240,16 @@ pub fn evicts(config: &Config) -> bool {
 /// Which keys may be evicted, and in which order; `None` if none may.
 fn eviction(config: &Config) -> Option<Eviction> {
     use MaxmemoryPolicy::*;
+    let learned = Order::Learned(match config.cache_mode_objective {
+        CacheObjective::Requests => Objective::Hits,
+        CacheObjective::Bytes => Objective::BytesOfHits,
+    });
     let (only_with_deadline, order) = match config.maxmemory_policy {
         VolatileLru | VolatileLfu | VolatileTtl | VolatileRandom if config.cache_mode => {
-            (true, Order::Learned)
+            (true, learned)
         }
         Noeviction | AllkeysLru | AllkeysLfu | AllkeysRandom if config.cache_mode => {
-            (false, Order::Learned)
+            (false, learned)
         }
         Noeviction => return None,
         AllkeysLru => (false, Order::LeastRecent),
@@ -260,7 +264,7 @@ fn eviction(config: &Config) -> Option<Eviction> {
         only_with_deadline,
         order,
         samples: match order {
-            Order::Random | Order::Learned => 1,
+            Order::Random | Order::Learned(_) => 1,
             Order::LeastRecent | Order::LeastFrequent | Order::SoonestExpiry => {
                 config.maxmemory_samples as usize * KEYS_PER_SAMPLE
             }

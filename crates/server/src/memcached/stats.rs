@@ -106,6 +106,7 @@ static GENERAL: &[Figure] = &[
     ("moves_within_lru", ZERO),
     ("direct_reclaims", ZERO),
     ("cache_mode", |f| f.option("cache-mode")),
+    ("cache_mode_objective", |f| f.option("cache-mode-objective")),
     ("cache_hit_ratio", cache::hit_ratio),
     ("cache_refused_keys", |f| f.shared.total(|c| c.keys_refused.read()).to_string()),
     ("cache_learned_bytes", |f| f.shared.engine.learned().bytes.to_string()),

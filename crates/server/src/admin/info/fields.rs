@@ -276,6 +276,7 @@ pub static FIELDS: &[Field] = &[
     row(Tls, "tls_handshakes_timed_out", |f| f.shared.tls.timed_out.load(Relaxed).to_string()),
 
     row(Cache, "cache_mode", |f| f.option("cache-mode")),
+    row(Cache, "cache_mode_objective", |f| f.option("cache-mode-objective")),
     row(Cache, "cache_hit_ratio", cache::hit_ratio),
     row(Cache, "cache_evicted_keys", |f| f.total(|counters| &counters.keys_evicted)),
     row(Cache, "cache_refused_keys", |f| f.total(|counters| &counters.keys_refused)),
