@@ -175,7 +175,6 @@ fn an_append_only_file_evicts_no_key() {
     until("the file has its base", || {
         cache.info("aof_rewrite_in_progress") == 0
     });
-    // Only now: the buffers of the save that makes the base count.
     cache.limit_to(LEFT);
     // The server gives each thread its share of them.
     let mut clients: Vec<_> = (0..CLIENTS).map(|_| cache.server.connect()).collect();
@@ -193,6 +192,46 @@ fn an_append_only_file_evicts_no_key() {
     assert!(cache.info("mem_not_counted_for_evict") > 2 * LEFT);
     assert_eq!(cache.info("evicted_keys"), 0);
     assert_eq!(cache.number(&["DBSIZE"]), KEYS);
+}
+
+/// Bug: the buffers of a save counted, so that saving a full cache evicted some MiB of keys. Redis saves in another process, whose memory does
+/// not count.
+#[test]
+fn a_save_of_a_full_cache_evicts_no_key() {
+    for options in [
+        ["--maxmemory-policy", "allkeys-lru"],
+        ["--cache-mode", "yes"],
+    ] {
+        save_a_full_cache(options);
+    }
+}
+
+fn save_a_full_cache(options: [&str; 2]) {
+    /// For the buffers of the connection.
+    const LEFT: usize = 128 << 10;
+    const READS: usize = 100;
+    let arguments = [&options[..], &["--threads", "2"]].concat();
+    let server = Server::start(&Program::subject(), &arguments).unwrap();
+    let connection = server.connect();
+    let mut cache = Cache { server, connection };
+    cache.limit_to(ROOM_BYTES);
+    assert_eq!(cache.set_all("key", 4 * KEYS, VALUE_BYTES), 0);
+    assert!(cache.info("evicted_keys") > KEYS);
+    cache.limit_to(LEFT);
+    let (keys, evicted) = (cache.number(&["DBSIZE"]), cache.info("evicted_keys"));
+    assert_eq!(cache.run(&["BGSAVE"]), "Background saving started");
+    until("the save ends", || {
+        let get = |number| request(&["GET", &format!("key{number}")]);
+        let requests: Vec<_> = (0..READS).map(get).collect();
+        cache.connection.send(&requests.concat()).unwrap();
+        for _ in 0..READS {
+            cache.connection.receive().unwrap();
+        }
+        cache.info("rdb_bgsave_in_progress") == 0
+    });
+    assert_eq!(cache.info("rdb_saves"), 1);
+    assert_eq!(cache.info("evicted_keys"), evicted, "{options:?}");
+    assert_eq!(cache.number(&["DBSIZE"]), keys);
 }
 
 /// Bug: the texts of function libraries evicted all keys.

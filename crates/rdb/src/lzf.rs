@@ -90,6 +90,11 @@ pub(crate) struct Compressor {
 }
 
 impl Compressor {
+    /// The memory that it takes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of_val(&*self.table) + self.output.capacity()
+    }
+
     pub(crate) fn new() -> Self {
         Self {
             table: Box::new([0; 1 << TABLE_BITS]),

@@ -225,9 +225,11 @@ impl Database {
             });
             capture.position = next;
             if next == 0 {
-                for entry in capture.take_saved().entries {
+                let saved = capture.take_saved();
+                for entry in saved.entries {
                     budget.visit(capture.db, Seen::Saved(entry));
                 }
+                capture.work().uncount_kept(saved.bytes);
                 self.capture = None;
                 return true;
             }

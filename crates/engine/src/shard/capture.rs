@@ -57,16 +57,18 @@ impl Capture {
         if entry.is_saved() {
             return;
         }
+        let bytes = entry.allocated_bytes();
+        self.work.count_kept(bytes);
+        self.saved_bytes += bytes;
         self.saved.push(entry.to_entry(entry.key()));
         entry.set_saved(true);
-        self.saved_bytes += entry.allocated_bytes();
         if self.saved_bytes > SAVED_BYTES_MAX {
             let saved = self.take_saved();
             self.work.add_first(Work::Saved(saved));
         }
     }
 
-    /// Takes the saved entries that were not handed over.
+    /// Takes the saved entries that were not handed over. Their bytes still count as kept.
     pub(crate) fn take_saved(&mut self) -> SavedEntries {
         SavedEntries {
             db: self.db,

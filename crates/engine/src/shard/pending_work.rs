@@ -18,7 +18,7 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// Bytes that are kept for the snapshot only.
+    /// Bytes that are kept for the snapshot only, and were counted by [`PendingWork::count_kept`].
     fn kept_bytes(&self) -> usize {
         match self {
             Self::Shard(_) | Self::Detached(_) => 0,
@@ -49,21 +49,27 @@ impl PendingWork {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn count(&self, work: &Work) {
-        self.unfinished.fetch_add(1, Relaxed);
-        self.kept_bytes.fetch_add(work.kept_bytes(), Relaxed);
-        KEPT_BYTES.fetch_add(work.kept_bytes(), Relaxed);
+    /// Counts bytes that are kept from now on.
+    pub(crate) fn count_kept(&self, bytes: usize) {
+        self.kept_bytes.fetch_add(bytes, Relaxed);
+        KEPT_BYTES.fetch_add(bytes, Relaxed);
+    }
+
+    /// Uncounts bytes that are not kept any more.
+    pub(crate) fn uncount_kept(&self, bytes: usize) {
+        self.kept_bytes.fetch_sub(bytes, Relaxed);
+        KEPT_BYTES.fetch_sub(bytes, Relaxed);
     }
 
     /// Adds a part, to be visited before those that wait already.
     pub(crate) fn add_first(&self, work: Work) {
-        self.count(&work);
+        self.unfinished.fetch_add(1, Relaxed);
         self.queue().push_front(work);
     }
 
     /// Adds a part, to be visited after those that wait already.
     pub(crate) fn add_last(&self, work: Work) {
-        self.count(&work);
+        self.unfinished.fetch_add(1, Relaxed);
         self.queue().push_back(work);
     }
 
@@ -89,11 +95,6 @@ impl PendingWork {
     /// Bytes that are kept for the snapshot only.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.kept_bytes.load(Relaxed)
-    }
-
-    fn uncount_bytes(&self, bytes: usize) {
-        self.kept_bytes.fetch_sub(bytes, Relaxed);
-        KEPT_BYTES.fetch_sub(bytes, Relaxed);
     }
 }
 
@@ -124,14 +125,14 @@ impl Taken<'_> {
 
     /// Notes that `bytes` fewer bytes are kept.
     pub(crate) fn release_bytes(&self, bytes: usize) {
-        self.pending.uncount_bytes(bytes);
+        self.pending.uncount_kept(bytes);
     }
 
     /// The part was visited.
     pub(crate) fn finish(mut self) -> Option<Work> {
         let work = self.work.take();
         if let Some(work) = &work {
-            self.pending.uncount_bytes(work.kept_bytes());
+            self.pending.uncount_kept(work.kept_bytes());
         }
         // After everything that visiting it has added.
         self.pending.unfinished.fetch_sub(1, Relaxed);

@@ -152,6 +152,12 @@ impl Encoder {
         }
     }
 
+    /// The memory that it takes for its work.
+    pub fn memory_bytes(&self) -> usize {
+        let compressor = self.compressor.as_ref().map_or(0, Compressor::memory_bytes);
+        compressor + self.scratch.capacity()
+    }
+
     /// The header of a file.
     pub fn header(&self, out: &mut Vec<u8>) {
         let version = self.options.version;

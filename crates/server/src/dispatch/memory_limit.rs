@@ -19,6 +19,7 @@ use damselfly_engine::{Evicted, Eviction, Now, Objective, Order, garbage};
 
 use super::Dispatcher;
 use crate::clock;
+use crate::persistence::save_memory;
 use crate::shared::Shared;
 use damselfly_config::{CacheObjective, ClientMemory, Config, MaxmemoryPolicy};
 
@@ -198,7 +199,7 @@ impl Dispatcher {
 /// How many bytes memory use is over the limit. While it is not zero, keys are evicted or writes refused.
 pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
     let used = heap::used_bytes().saturating_sub(garbage::pending_bytes()) as u64;
-    let counted = used.saturating_sub(log_bytes(shared));
+    let counted = used.saturating_sub(background_bytes(shared));
     let excess = counted.saturating_sub(config.maxmemory_bytes);
     if excess == 0 || !evicts(config) {
         return excess;
@@ -207,11 +208,11 @@ pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
     excess.min(data.saturating_sub(protected_bytes(config, shared)))
 }
 
-/// The memory of what is logged and not yet written or sent. Replication and an append-only file must not cost keys; other limits bound
-/// what they take.
-fn log_bytes(shared: &Shared) -> u64 {
-    let buffers = shared.engine.log.buffer_bytes() + shared.aof.queued_bytes();
-    buffers as u64 + shared.replication.extra_bytes()
+/// The memory of saves, and of what is logged and not yet written or sent. Saves, replication and an append-only file must not cost keys;
+/// other limits bound what they take.
+fn background_bytes(shared: &Shared) -> u64 {
+    let log = shared.engine.log.buffer_bytes() + shared.aof.queued_bytes();
+    (log + save_memory::bytes()) as u64 + shared.replication.extra_bytes()
 }
 
 /// How many bytes of entries are never evicted to make room for other memory.
@@ -222,10 +223,10 @@ fn protected_bytes(config: &Config, shared: &Shared) -> u64 {
 
 /// How many of the bytes in use do not count towards `maxmemory` now.
 pub fn uncounted_bytes(config: &Config, shared: &Shared) -> u64 {
-    let (pending, used) = (garbage::pending_bytes(), heap::used_bytes());
-    let mut uncounted = pending as u64 + log_bytes(shared);
+    let mut uncounted = garbage::pending_bytes() as u64 + background_bytes(shared);
     if config.maxmemory_bytes > 0 && evicts(config) {
-        let other = used.saturating_sub(pending + heap::data_bytes()) as u64;
+        let data = heap::data_bytes() as u64;
+        let other = (heap::used_bytes() as u64).saturating_sub(uncounted + data);
         let counted = config.maxmemory_bytes - protected_bytes(config, shared);
         uncounted += other.saturating_sub(counted);
     }

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use super::aof;
 use super::aof::storage::{Appender, DiskFile, Folder, Storage};
 use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
+use super::save_memory::SaveMemory;
 use crate::replication::full_sync::Transfer;
 use crate::shared::Shared;
 
@@ -38,6 +39,12 @@ const SYNC_BYTES: u64 = 32 << 20;
 
 /// About how many bytes of a large value are encoded at a time.
 const VALUE_SLICE_BYTES: usize = 256 << 10;
+
+/// What an encoder with its output takes at least, from its first batch on.
+const ENCODER_BYTES_MIN: usize = 128 << 10;
+
+/// How many encoded forms of an entry are in memory at a time: unpacked and compressed, or compressed and in the output.
+const ENCODED_COPIES: usize = 2;
 
 /// How much lower the priority of the threads that encode is, as a nice value: busy threads that serve clients get almost five times as
 /// much time. (Linux gives a weight of 1024 to 0, and of 215 to 7.)
@@ -498,18 +505,22 @@ fn encode(job: &SaveJob) {
             self.0.end_batch();
         }
     }
-    let mut encoders = Encoders::default();
+    let (mut encoders, mut memory) = (Encoders::default(), SaveMemory::default());
     while let Some(batch) = job.next_batch() {
         let _guard = Guard(job);
         let has_keys = job.sync.as_ref().is_none_or(|sync| !sync.without_keys);
         if job.has_failed() || !has_keys {
             continue;
         }
+        // Large values are encoded in several steps, each in a buffer of the size of the value.
+        let buffers = encoders.memory_bytes().max(ENCODER_BYTES_MIN);
+        memory.set(buffers + ENCODED_COPIES * batch.memory.bytes());
         let encode = AssertUnwindSafe(|| match job.writes_commands() {
             true => encode_commands(job, &batch),
             false => encoders.encode(job, &batch),
         });
         let encoded = job.costs.count_encoding(|| catch_unwind(encode));
+        memory.set(encoders.memory_bytes());
         match encoded {
             Ok(Ok(())) => {}
             Ok(Err(error)) => job.fail(named(&job.file.path(), &error).to_string()),
@@ -530,6 +541,13 @@ struct Encoders {
 }
 
 impl Encoders {
+    /// The memory that they take between two batches.
+    fn memory_bytes(&self) -> usize {
+        let encoders = [&self.usual, &self.fast, &self.newer];
+        let bytes = encoders.into_iter().flatten().map(Encoder::memory_bytes);
+        bytes.sum::<usize>() + self.out.capacity()
+    }
+
     /// Encodes a batch and appends it to the file.
     fn encode(&mut self, job: &SaveJob, batch: &Batch) -> io::Result<()> {
         let mut out = std::mem::take(&mut self.out);

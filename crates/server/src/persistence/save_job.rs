@@ -16,6 +16,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use damselfly_base::heap;
 use damselfly_config::{Config, MaxmemoryPolicy};
 use damselfly_engine::{
     AccessPolicy, KeyspaceTotals, Seen, Snapshot, Tx, Visited, frequency, idle_seconds,
@@ -28,6 +29,7 @@ use super::aof::manifest::FileEntry;
 use super::aof::storage::Storage;
 use super::save_costs::Costs;
 use super::save_file::Output;
+use super::save_memory::SaveMemory;
 use super::{Cause, aof};
 use crate::clock;
 use crate::replication::History;
@@ -69,7 +71,10 @@ const TOO_MUCH_BYTES_MIN: usize = 64 << 20;
 pub(super) struct Batch {
     pub(super) db: usize,
     pub(super) entries: Vec<Entry>,
+    /// How many bytes it counts in the queue.
     bytes: usize,
+    /// What it takes, without collections that are shared with the database.
+    pub(super) memory: SaveMemory,
 }
 
 /// Batches between the threads that copy and those that encode.
@@ -161,6 +166,8 @@ pub struct SaveJob {
     pub(super) is_in_place: AtomicBool,
     result: Mutex<Option<bool>>,
     ended: Condvar,
+    /// What it takes itself, with the marks of the snapshot.
+    memory: SaveMemory,
 }
 
 impl SaveJob {
@@ -172,11 +179,12 @@ impl SaveJob {
         cause: Cause,
         sync: Option<Arc<FullSync>>,
     ) -> Self {
+        let bytes_before = heap::thread_bytes();
         let totals = (0..shared.engine.databases())
             .map(|db| (db, tx.totals(db)))
             .filter(|(_, totals)| totals.keys > 0)
             .collect();
-        Self {
+        let mut job = Self {
             file: match cause {
                 Cause::Rewrite => FileOptions::of_base(shared, config),
                 Cause::Background | Cause::Save | Cause::Implied | Cause::Replicas => {
@@ -208,12 +216,15 @@ impl SaveJob {
             flushes: shared.engine.flushes(),
             started: Instant::now(),
             started_ms: clock::now_ms(),
-            used_bytes: damselfly_base::heap::used_bytes(),
+            used_bytes: heap::used_bytes(),
             keys: AtomicU64::new(0),
             costs: Costs::default(),
             kept_bytes_max: AtomicUsize::new(0),
             active: AtomicUsize::new(0),
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue {
+                batches: VecDeque::with_capacity(QUEUED_BYTES_MAX / SLICE_BYTES),
+                ..Queue::default()
+            }),
             queue_changed: Condvar::new(),
             failure: Mutex::default(),
             has_failed: AtomicBool::new(false),
@@ -222,7 +233,11 @@ impl SaveJob {
             result: Mutex::default(),
             ended: Condvar::new(),
             snapshot: tx.begin_snapshot(),
-        }
+            memory: SaveMemory::default(),
+        };
+        let bytes = heap::thread_bytes() - bytes_before;
+        job.memory.add(usize::try_from(bytes).unwrap_or(0));
+        job
     }
 
     /// How many keys were copied.
@@ -312,7 +327,7 @@ impl SaveJob {
 
     /// How much is kept now.
     pub fn backlog(&self) -> Backlog {
-        let (kept, data) = (self.kept_bytes(), damselfly_base::heap::data_bytes());
+        let (kept, data) = (self.kept_bytes(), heap::data_bytes());
         match kept {
             _ if kept > (data / TOO_MUCH_SHARE).max(TOO_MUCH_BYTES_MIN) => Backlog::TooMuch,
             _ if kept > (data / MUCH_SHARE).max(MUCH_BYTES_MIN) => Backlog::Much,
@@ -522,17 +537,20 @@ fn add_entry(batches: &mut Vec<Batch>, db: usize, seen: Seen<'_>) {
             db,
             entries: Vec::new(),
             bytes: 0,
+            memory: SaveMemory::default(),
         });
     }
     let Some(batch) = batches.last_mut() else {
         return;
     };
-    let entry = seen.into_entry();
-    batch.bytes += match entry.view() {
-        view if view.is_large() => SHARED_BYTES,
-        view => view.allocated_bytes(),
-    };
-    batch.entries.push(entry);
+    let (bytes, is_large) = (seen.view().allocated_bytes(), seen.view().is_large());
+    batch.bytes += if is_large { SHARED_BYTES } else { bytes };
+    // The list of entries grows by doubling.
+    batch.memory.add(2 * size_of::<Entry>());
+    if !is_large || matches!(seen, Seen::Saved(_)) {
+        batch.memory.add(bytes);
+    }
+    batch.entries.push(seen.into_entry());
 }
 
 /// A thread that copies.

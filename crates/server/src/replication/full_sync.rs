@@ -20,6 +20,7 @@ use super::feed::{Feed, Status};
 use super::shared_bytes::{Place, SharedBytes};
 use crate::clock;
 use crate::persistence::save_job::SaveJob;
+use crate::persistence::save_memory::SaveMemory;
 use crate::shared::{Shared, random_hex};
 
 /// How much of a snapshot waits for the slowest replica.
@@ -122,9 +123,16 @@ pub struct Transfer {
 
 struct TransferState {
     bytes: SharedBytes,
+    memory: SaveMemory,
     /// The replicas, by the ids of their clients, and how far each has read.
     readers: BTreeMap<u64, (Arc<Feed>, u64)>,
     end: Option<Result<(), Failed>>,
+}
+
+impl TransferState {
+    fn count_memory(&mut self) {
+        self.memory.set(self.bytes.memory());
+    }
 }
 
 impl Transfer {
@@ -136,6 +144,7 @@ impl Transfer {
         Self {
             state: Mutex::new(TransferState {
                 bytes,
+                memory: SaveMemory::default(),
                 readers: readers.collect(),
                 end: None,
             }),
@@ -164,6 +173,7 @@ impl Transfer {
             return Err(io::Error::other("no replica is left that could receive it"));
         }
         state.bytes.append(bytes);
+        state.count_memory();
         state.readers.values().for_each(|(feed, _)| feed.wake());
         Ok(())
     }
@@ -221,6 +231,7 @@ impl Transfer {
         let slowest = state.readers.values().map(|&(_, at)| at).min();
         if let Some(position) = slowest {
             state.bytes.drop_before(position);
+            state.count_memory();
         }
         drop(state);
         self.changed.notify_all();
