@@ -15,6 +15,7 @@
 //! | `mod.rs` | what was saved when, which save runs, and when the next one is due |
 //! | `save_job.rs` | one save: the queue between the threads that copy and those that encode |
 //! | `save_file.rs` | the threads that encode: temporary file, checksum, fsync, rename |
+//! | `save_encoders.rs` | encoding a batch of entries |
 //! | `save_memory.rs` | how much memory a save takes |
 //! | `saver.rs`, `save_costs.rs` | how much time a thread spends on copying |
 //! | `shutdown.rs` | saving at the end |
@@ -29,6 +30,7 @@ pub mod load;
 pub mod progress;
 pub mod reload;
 mod save_costs;
+mod save_encoders;
 pub mod save_file;
 pub mod save_job;
 pub(crate) mod save_memory;

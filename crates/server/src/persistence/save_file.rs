@@ -14,13 +14,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use damselfly_protocol::client::write_command;
 use damselfly_rdb::{Checksum, Encoder, VERSION_WRITTEN, WriteOptions};
-use damselfly_value::EntryRef;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use super::aof;
 use super::aof::storage::{Appender, DiskFile, Folder, Storage};
-use super::save_job::{Backlog, Batch, FileOptions, PANICKED, SaveJob};
+use super::save_encoders::{Encoders, VALUE_SLICE_BYTES};
+use super::save_job::{Batch, FileOptions, PANICKED, SaveJob};
 use super::save_memory::SaveMemory;
 use crate::replication::full_sync::Transfer;
 use crate::shared::Shared;
@@ -36,9 +36,6 @@ const NAMES_MAX: usize = 100;
 
 /// How much is written between two calls of fdatasync, so that the last one does not take long.
 const SYNC_BYTES: u64 = 32 << 20;
-
-/// About how many bytes of a large value are encoded at a time.
-const VALUE_SLICE_BYTES: usize = 256 << 10;
 
 /// What an encoder with its output takes at least, from its first batch on.
 const ENCODER_BYTES_MIN: usize = 128 << 10;
@@ -282,7 +279,7 @@ pub(super) fn is_unsupported(error: &io::Error) -> bool {
     )
 }
 
-fn named(path: &Path, error: &io::Error) -> io::Error {
+pub(super) fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
@@ -349,12 +346,15 @@ impl Output {
         Ok(())
     }
 
-    fn append(&self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn append(&self, bytes: &[u8]) -> io::Result<()> {
         self.with(|writer| writer.write(bytes))
     }
 
     /// Appends several parts, between which no other thread appends anything.
-    fn with(&self, append: impl FnOnce(&mut FileWriter) -> io::Result<()>) -> io::Result<()> {
+    pub(super) fn with(
+        &self,
+        append: impl FnOnce(&mut FileWriter) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.writer().as_mut().map_or(Ok(()), append)
     }
 
@@ -363,7 +363,7 @@ impl Output {
     }
 }
 
-struct FileWriter {
+pub(super) struct FileWriter {
     file: Box<dyn Appender>,
     with_checksum: bool,
     syncs_early: bool,
@@ -373,7 +373,7 @@ struct FileWriter {
 }
 
 impl FileWriter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.with_checksum {
             self.checksum.add(bytes);
         }
@@ -526,86 +526,5 @@ fn encode(job: &SaveJob) {
             Ok(Err(error)) => job.fail(named(&job.file.path(), &error).to_string()),
             Err(_) => job.fail(String::from(PANICKED)),
         }
-    }
-}
-
-/// The encoders of one thread.
-#[derive(Default)]
-struct Encoders {
-    usual: Option<Encoder>,
-    /// As `usual`, but without compression.
-    fast: Option<Encoder>,
-    /// For hashes with expiration times of fields, if no option fixes the version.
-    newer: Option<Encoder>,
-    out: Vec<u8>,
-}
-
-impl Encoders {
-    /// The memory that they take between two batches.
-    fn memory_bytes(&self) -> usize {
-        let encoders = [&self.usual, &self.fast, &self.newer];
-        let bytes = encoders.into_iter().flatten().map(Encoder::memory_bytes);
-        bytes.sum::<usize>() + self.out.capacity()
-    }
-
-    /// Encodes a batch and appends it to the file.
-    fn encode(&mut self, job: &SaveJob, batch: &Batch) -> io::Result<()> {
-        let mut out = std::mem::take(&mut self.out);
-        out.clear();
-        let mut is_selected = false;
-        let is_late = job.backlog() != Backlog::Small;
-        for entry in &batch.entries {
-            let encoder = self.encoder(job, entry.view(), is_late);
-            if !std::mem::replace(&mut is_selected, true) {
-                encoder.select_db(batch.db as u64, &mut out);
-            }
-            let access = job.access(entry.view());
-            let begun = encoder.begin_entry(entry.view(), access, &mut out);
-            let mut writer = begun.map_err(|error| {
-                io::Error::other(format!(
-                    "the key '{}' can't be written, since rdb-save-version is fixed: {error}",
-                    String::from_utf8_lossy(entry.view().key()),
-                ))
-            })?;
-            if writer.write(entry.view().value(), encoder, VALUE_SLICE_BYTES, &mut out) {
-                continue;
-            }
-            // A large value is written slice by slice.
-            job.output.with(|file| {
-                loop {
-                    file.write(&out)?;
-                    out.clear();
-                    let value = entry.view().value();
-                    if writer.write(value, encoder, VALUE_SLICE_BYTES, &mut out) || job.has_failed()
-                    {
-                        file.write(&out)?;
-                        out.clear();
-                        return Ok(());
-                    }
-                }
-            })?;
-            // The next entry may come behind entries of other databases.
-            is_selected = false;
-        }
-        job.output.append(&out)?;
-        self.out = out;
-        Ok(())
-    }
-
-    fn encoder(&mut self, job: &SaveJob, entry: EntryRef<'_>, is_late: bool) -> &mut Encoder {
-        let compress = job.file.compress;
-        let new = |version| Encoder::new(WriteOptions { version, compress });
-        let needed = damselfly_rdb::version_needed(entry);
-        if job.file.version.is_none() && needed > VERSION_WRITTEN {
-            job.version.fetch_max(needed, Relaxed);
-            return self.newer.get_or_insert_with(|| new(needed));
-        }
-        let version = job.file.version.unwrap_or(VERSION_WRITTEN);
-        if is_late {
-            let compress = false;
-            let new = || Encoder::new(WriteOptions { version, compress });
-            return self.fast.get_or_insert_with(new);
-        }
-        self.usual.get_or_insert_with(|| new(version))
     }
 }
