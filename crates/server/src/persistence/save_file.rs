@@ -20,8 +20,9 @@ use rustix::io::Errno;
 use super::aof;
 use super::aof::storage::{Appender, DiskFile, Folder, Storage};
 use super::save_encoders::{Encoders, VALUE_SLICE_BYTES};
-use super::save_job::{Batch, FileOptions, PANICKED, SaveJob};
+use super::save_job::{Batch, PANICKED, SaveJob};
 use super::save_memory::SaveMemory;
+use super::save_options::FileOptions;
 use crate::replication::full_sync::Transfer;
 use crate::shared::Shared;
 
