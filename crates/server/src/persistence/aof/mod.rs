@@ -269,12 +269,18 @@ impl Aof {
     /// Counts clients that wait for the disk, so that their threads are woken.
     pub fn add_waiting(&self, more: i64) {
         self.waiting.fetch_add(more as u64, SeqCst);
+        self.wake_writer();
     }
 
     /// Counts threads that hold replies back until the disk has their changes.
     pub fn add_holding(&self, more: i64) {
         self.holding.fetch_add(more as u64, SeqCst);
         self.add_waiting(more);
+    }
+
+    /// Lets the thread that writes look again whether an fsync is due. It must not look before and wait after this.
+    fn wake_writer(&self) {
+        drop(self.queue());
         self.changed.notify_one();
     }
 
