@@ -280,6 +280,7 @@ pub(super) fn is_unsupported(error: &io::Error) -> bool {
     )
 }
 
+/// The error with the path of the file in front.
 pub(super) fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
@@ -364,6 +365,7 @@ impl Output {
     }
 }
 
+/// The file while it is written, or what takes its place.
 pub(super) struct FileWriter {
     file: Box<dyn Appender>,
     with_checksum: bool,
