@@ -5,18 +5,32 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::peers::{Peer, Protocol, Server};
 use super::{Run, root, tables};
 
+/// How many clients send.
+pub(super) const CONNECTIONS: u32 = 50;
+
 /// How often a client asks when its last write is on disk.
 const WAITS: u32 = 20;
 
 /// How long the disk itself is measured.
 const DISK_MEASURE: Duration = Duration::from_secs(2);
+
+/// Where servers have their files.
+fn folder() -> PathBuf {
+    root().join("target").join("compare")
+}
+
+/// The servers that have an append-only file.
+pub(super) fn with_file(peers: &[Peer]) -> Vec<&Peer> {
+    let has_file = |peer: &&Peer| peer.kind.arguments.contains(&"--save");
+    peers.iter().filter(has_file).collect()
+}
 
 /// How the file is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,11 +134,8 @@ impl Rounds {
 impl Run<'_> {
     /// Measures all servers that have an append-only file.
     pub(super) fn log(&self, peers: &[Peer]) -> Result<(), String> {
-        let peers: Vec<&Peer> = peers
-            .iter()
-            .filter(|peer| peer.kind.arguments.contains(&"--save"))
-            .collect();
-        println!("SET, pipelined 30 deep, 50 connections:\n");
+        let peers = with_file(peers);
+        println!("SET, pipelined 30 deep, {CONNECTIONS} connections:\n");
         println!(
             "| server | data threads µs/SET, off | everysec | × | merge µs/record | file µs/record | requests/s, off | everysec |\n\
              |---|--:|--:|--:|--:|--:|--:|--:|"
@@ -132,6 +143,7 @@ impl Run<'_> {
         let everysec = self.rounds_of(
             &peers,
             &[Setting::Off, Setting::EverySecond],
+            &folder(),
             &["--depth", "30"],
         )?;
         for pair in everysec.chunks(2) {
@@ -165,16 +177,8 @@ impl Run<'_> {
             }
         }
         drop(everysec);
-        println!("\nSET, one at a time on each of 50 connections, appendfsync always:\n");
-        println!("| server | requests/s |\n|---|--:|");
-        for rounds in self.rounds_of(&peers, &[Setting::Always], &["--depth", "1"])? {
-            println!(
-                "| {} | {} |",
-                rounds.name,
-                tables::thousands(rounds.speed())
-            );
-        }
-        let folder = root().join("target").join("compare");
+        let folder = folder();
+        self.always(&peers, &folder)?;
         let syncs =
             disk_syncs(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         println!(
@@ -184,20 +188,34 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs each server with each setting, in turns.
+    /// Prints the throughput with `appendfsync always` of servers whose files are in `folder`.
+    pub(super) fn always(&self, peers: &[&Peer], folder: &Path) -> Result<(), String> {
+        println!(
+            "\nSET, one at a time on each of {CONNECTIONS} connections, appendfsync always:\n"
+        );
+        println!("| server | requests/s |\n|---|--:|");
+        for rounds in self.rounds_of(peers, &[Setting::Always], folder, &["--depth", "1"])? {
+            println!(
+                "| {} | {} |",
+                rounds.name,
+                tables::thousands(rounds.speed())
+            );
+        }
+        Ok(())
+    }
+
+    /// Runs each server with each setting, in turns. Their files are in `folder`.
     fn rounds_of(
         &self,
         peers: &[&Peer],
         settings: &[Setting],
+        folder: &Path,
         load: &[&str],
     ) -> Result<Vec<Rounds>, String> {
         let mut all = Vec::new();
         for peer in peers {
             for &setting in settings {
-                let folder =
-                    root()
-                        .join("target/compare")
-                        .join(format!("{}-{}", peer.name, setting.name()));
+                let folder = folder.join(format!("{}-{}", peer.name, setting.name()));
                 let _ = fs::remove_dir_all(&folder);
                 let cores = self.options.server_cores();
                 let server = Server::start(
@@ -219,11 +237,12 @@ impl Run<'_> {
             }
         }
         let seconds = self.options.seconds.to_string();
+        let connections = CONNECTIONS.to_string();
         let fixed = [
             "--mix",
             "set:1",
             "--connections",
-            "50",
+            &connections,
             "--duration",
             &seconds,
         ];
