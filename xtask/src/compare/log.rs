@@ -15,6 +15,9 @@ use super::{Run, root, tables};
 /// How many clients send.
 pub(super) const CONNECTIONS: u32 = 50;
 
+/// A server that takes longer for its first append-only file has failed.
+const LOAD_MAX: Duration = Duration::from_secs(30);
+
 /// How often a client asks when its last write is on disk.
 const WAITS: u32 = 20;
 
@@ -227,6 +230,7 @@ impl Run<'_> {
                     &setting.arguments(),
                     None,
                 )?;
+                wait_until_loaded(&server)?;
                 all.push(Rounds {
                     name: peer.name.clone(),
                     setting,
@@ -266,6 +270,20 @@ impl Run<'_> {
         }
         Ok(all)
     }
+}
+
+/// Waits until a server has its first append-only file, which takes some fsyncs.
+fn wait_until_loaded(server: &Server) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", server.name);
+    let mut client = Client::connect(server.port).map_err(failed)?;
+    let started = Instant::now();
+    while let Err(error) = client.run("PING") {
+        if started.elapsed() > LOAD_MAX {
+            return Err(failed(error));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// How long after its reply a write is on disk, in seconds: the median and the most.
