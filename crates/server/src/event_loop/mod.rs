@@ -60,7 +60,8 @@ pub struct Worker {
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
     poll: Poll,
-    connections: Slab<Connection>,
+    /// Boxed, so that a closed one leaves no more than its place.
+    connections: Slab<Box<Connection>>,
     /// Connections to serve in this turn.
     ready: VecDeque<usize>,
     /// Stalled connections, except those that wait for keys.
