@@ -109,13 +109,14 @@ impl Worker {
     /// Disconnects all subscribers of this thread, because messages for them were dropped.
     fn disconnect_subscribers(&mut self) {
         self.shared.pubsub.take_overflow(self.index);
-        let mut cut = Vec::new();
-        for (place, connection) in &self.connections {
+        let clients = self.connections.iter().map(|(key, connection)| {
             let client = &connection.session.client;
-            if client.is_subscriber() && !client.killed.swap(true, Relaxed) {
-                cut.push(place);
-            }
-        }
+            (key, client)
+        });
+        let is_cut = |client: &Client| client.is_subscriber() && !client.killed.swap(true, Relaxed);
+        let cut: Vec<usize> = clients
+            .filter_map(|(key, client)| is_cut(client).then_some(key))
+            .collect();
         for place in cut {
             self.note_unread(place);
             self.queue(place);
