@@ -241,8 +241,8 @@ fn replies_that_wait_for_the_disk_ask_nothing_of_replicas() {
     server.change(|config| config.repl_diskless_sync_delay_s = 0);
     let (mut client, mut replica) = (server.client(), server.client());
     replica.send("SYNC");
-    until("the replica is attached", || {
-        info(&mut client, "connected_slaves") == "1"
+    until("the replica has the snapshot", || {
+        info(&mut client, "slave0").contains("state=online")
     });
     for number in 0..20 {
         assert_eq!(client.run(&format!("SET key:{number} x")), "OK");
