@@ -184,6 +184,7 @@ impl LogThread {
                 thread::park_timeout(INTERVAL);
                 continue;
             }
+            damselfly_base::heap::collect();
             self.is_asleep.store(true, SeqCst);
             if !merge.is_behind() && !self.is_ending.load(SeqCst) {
                 thread::park_timeout(SLEEP);

@@ -284,9 +284,21 @@ fn number_at(line: &str, field: usize) -> u64 {
         .unwrap_or(0)
 }
 
-fn resident_bytes() -> usize {
-    let pages = fs::read_to_string("/proc/self/statm").map_or(0, |line| number_at(&line, 1));
-    pages as usize * rustix::param::page_size()
+/// The memory of the process that is in the machine's memory, in bytes.
+pub fn resident_bytes() -> usize {
+    resident_pages()[0]
+}
+
+/// As [`resident_bytes`], without the pages of files. Zero if the system does not say.
+pub fn resident_private_bytes() -> usize {
+    let [resident, shared] = resident_pages();
+    resident.saturating_sub(shared)
+}
+
+/// All resident bytes, and those that are pages of files or shared with other processes.
+fn resident_pages() -> [usize; 2] {
+    let line = fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    [1, 2].map(|field| number_at(&line, field) as usize * rustix::param::page_size())
 }
 
 /// The memory of the machine, in bytes.

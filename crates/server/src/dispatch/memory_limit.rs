@@ -8,6 +8,8 @@
 //!   |  always other memory        |  only entries   |  entries, or other memory in their place |
 //! ```
 //!
+//! What the allocator holds besides counts only if it is more than usual: then a part of `maxmemory` is withheld (`resident_memory/`).
+//!
 //! Only entries can be evicted. Other memory, such as buffers of clients and functions, takes the place of entries, but leaves them
 //! at least [`protected_bytes`]: beyond that, evicting would empty the cache without making enough room.
 
@@ -198,19 +200,32 @@ impl Dispatcher {
 
 /// How many bytes memory use is over the limit. While it is not zero, keys are evicted or writes refused.
 pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
-    let used = heap::used_bytes().saturating_sub(garbage::pending_bytes()) as u64;
-    let counted = used.saturating_sub(background_bytes(shared));
-    let excess = counted.saturating_sub(config.maxmemory_bytes);
-    if excess == 0 || !evicts(config) {
+    let counted = counted_bytes(shared);
+    let limit = config.maxmemory_bytes;
+    let excess = counted.saturating_sub(limit);
+    if !evicts(config) {
         return excess;
     }
-    let data = heap::data_bytes() as u64;
-    excess.min(data.saturating_sub(protected_bytes(config, shared)))
+    let withheld = shared.resident_memory.withheld_bytes();
+    let missing = (counted + withheld).saturating_sub(limit).min(withheld);
+    if excess == 0 && missing == 0 {
+        return 0;
+    }
+    let (data, protected) = (heap::data_bytes() as u64, protected_bytes(config, shared));
+    let excess = excess.min(data.saturating_sub(protected));
+    // What the allocator holds can become free again if entries are evicted, so it may cost more of them than other memory may.
+    excess + missing.min(data.saturating_sub(excess + protected / 2))
+}
+
+/// The bytes in use that count towards `maxmemory`.
+pub fn counted_bytes(shared: &Shared) -> u64 {
+    let used = heap::used_bytes().saturating_sub(garbage::pending_bytes()) as u64;
+    used.saturating_sub(background_bytes(shared))
 }
 
 /// The memory of saves, and of what is logged and not yet written or sent. Saves, replication and an append-only file must not cost keys;
 /// other limits bound what they take.
-fn background_bytes(shared: &Shared) -> u64 {
+pub fn background_bytes(shared: &Shared) -> u64 {
     let log = shared.engine.log.buffer_bytes() + shared.aof.queued_bytes();
     (log + save_memory::bytes()) as u64 + shared.replication.extra_bytes()
 }

@@ -32,6 +32,10 @@ impl Worker {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.dispatcher.refresh_scripts();
+            if self.shared.resident_memory.is_tight() {
+                // Pages of this thread whose blocks other threads have freed.
+                damselfly_base::heap::collect();
+            }
             if self.index == 0 {
                 self.shared.note_memory();
                 self.shared.memcached.flush_if_due(&self.shared);

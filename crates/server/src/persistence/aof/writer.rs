@@ -49,6 +49,8 @@ pub fn run(shared: &Shared) {
     };
     while let Some(items) = writer.next_items() {
         writer.work(items);
+        // Otherwise its freed buffers stay resident, and may cost keys (`resident_memory/`).
+        damselfly_base::heap::collect();
     }
     writer.insist("close", |writer| writer.files_do(AofFiles::close));
 }
