@@ -12,7 +12,7 @@
 //! The memory of entries is also counted separately, as data: eviction can free only that. Lua's memory is counted apart
 //! ([`uncounted`]), as in Redis: an interpreter has a limit of its own.
 
-mod pages;
+mod slices;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 
-pub use pages::SparsePages;
+pub use slices::{SliceCounts, SparseSlices};
 
 /// The number of counter lines: one for each thread, and the last one shared by all later threads.
 const LINES: usize = 128;

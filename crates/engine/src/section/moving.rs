@@ -1,10 +1,17 @@
-//! Moving entries out of nearly empty pages of the allocator, so that these pages become free (`base/heap/pages.rs`).
+//! Moving entries out of nearly empty slices of memory, so that pages of the allocator become free (`base/heap/slices.rs`): one walk over
+//! all shards finds where entries are, a second one moves some of them.
 
-use damselfly_base::heap::SparsePages;
+use std::ops::Range;
+
+use damselfly_base::heap::SparseSlices;
+use damselfly_value::EntryRef;
 
 use crate::{Busy, Engine, Now};
 
-/// The most buckets that are visited at a time.
+/// The most buckets whose entries are located at a time: some ten microseconds, since each entry is read.
+const LOCATED_BUCKETS_MAX: usize = 64;
+
+/// The most buckets that are visited at a time to move entries. Most are only compared.
 const BUCKETS_MAX: usize = 256;
 
 /// The most bytes that are moved at a time, except for one entry that is larger: some ten microseconds.
@@ -12,7 +19,7 @@ const BYTES_MAX: usize = 32 << 10;
 
 /// Where a walk over a shard continues.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct MovePosition {
+pub struct WalkPosition {
     db: usize,
     position: u64,
 }
@@ -29,15 +36,40 @@ pub struct Moved {
 }
 
 impl Engine {
-    /// Visits the next entries of a shard, and moves those that are in `pages`. Holds the lock of the shard for some ten microseconds.
+    /// Visits the next entries of a shard, and adds the addresses of each one's block to `found`; nodes of large collections are left out.
+    /// True if the walk has visited the whole shard. Holds the lock of the shard for some ten microseconds.
+    ///
+    /// # Errors
+    /// If the shard is busy at this moment.
+    pub fn locate_entries(
+        &self,
+        shard: usize,
+        at: &mut WalkPosition,
+        found: &mut Vec<Range<usize>>,
+        now: Now,
+    ) -> Result<bool, Busy> {
+        let mut tx = self.try_lock_shard(shard, 0, now)?;
+        let databases = tx.databases(shard);
+        for _ in 0..LOCATED_BUCKETS_MAX {
+            let Some(database) = databases.get(at.db) else {
+                return Ok(true);
+            };
+            let visit = |entry: EntryRef<'_>| found.push(entry.block_addresses());
+            at.position = database.table.visit_bucket(at.position, false, visit);
+            at.db += usize::from(at.position == 0);
+        }
+        Ok(false)
+    }
+
+    /// Visits the next entries of a shard, and moves those that are in `slices`. Holds the lock of the shard for some ten microseconds.
     ///
     /// # Errors
     /// If the shard is busy at this moment.
     pub fn move_entries(
         &self,
         shard: usize,
-        at: &mut MovePosition,
-        pages: &SparsePages,
+        at: &mut WalkPosition,
+        slices: &SparseSlices,
         now: Now,
     ) -> Result<Moved, Busy> {
         let mut tx = self.try_lock_shard(shard, 0, now)?;
@@ -50,16 +82,14 @@ impl Engine {
             };
             at.position = database.table.move_items(
                 at.position,
-                |address| pages.contains(address),
+                |address| slices.contains(address),
                 |entry| {
                     entry.relocate();
                     moved.entries += 1;
                     moved.bytes += entry.block_bytes();
                 },
             );
-            if at.position == 0 {
-                at.db += 1;
-            }
+            at.db += usize::from(at.position == 0);
             if moved.bytes >= BYTES_MAX {
                 break;
             }

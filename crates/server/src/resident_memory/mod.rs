@@ -4,7 +4,8 @@
 //! blocks each, and resident memory may be twice what is in use. A thread measures it several times a second and acts in this order:
 //!
 //! 1. It returns all memory that is free in whole pages.
-//! 2. It begins a pass: threads move the entries out of the emptiest pages (`mover.rs`), which are free then.
+//! 2. It begins a pass: threads move the entries out of the emptiest slices of memory (`mover.rs`), so that pages get free. A pass has two
+//!    walks over all entries: the first one counts them by slice, the second one moves some.
 //! 3. If that is not fast enough, it withholds a part of `maxmemory`, so that keys are evicted. It raises that part in steps, and waits
 //!    for the evictions of one step before the next. What was withheld is given back as pages get free.
 //!
@@ -22,7 +23,7 @@ use std::sync::atomic::{
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use damselfly_base::heap::{self, SparsePages};
+use damselfly_base::heap::{self, SliceCounts, SparseSlices};
 
 pub(crate) use self::mover::Mover;
 use crate::admin::facts::{resident_bytes, resident_private_bytes};
@@ -51,8 +52,8 @@ const STEP_DIVISOR: u64 = 2;
 /// Evictions have caught up with a step if memory use is above its goal by at most this part of `maxmemory`.
 const LAG_DIVISOR: u64 = 64;
 
-/// A pass that has not ended after this time is given up: a thread that serves clients may be busy with one command.
-const PASS_TIME_MAX: Duration = Duration::from_secs(10);
+/// A walk that has not ended after this time is given up: a thread that serves clients may be busy with one command.
+const WALK_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// A pass is not worth its time if it frees less than this part of `maxmemory`.
 const PASS_DIVISOR: u64 = 256;
@@ -69,20 +70,29 @@ pub struct ResidentMemory {
     withheld: AtomicU64,
     /// The allocator holds so much that each thread should return what it can.
     is_tight: AtomicBool,
-    /// A pass is in progress.
+    /// A walk is in progress.
     is_moving: AtomicBool,
-    pass: Mutex<Option<Arc<Pass>>>,
+    /// The walk in progress, or the last one until its end is noticed.
+    walk: Mutex<Option<Arc<Walk>>>,
     moved_entries: AtomicU64,
 }
 
-/// One walk over all entries, which moves those in sparse pages.
-struct Pass {
-    pages: SparsePages,
+/// One walk over all entries, by all threads.
+struct Walk {
+    phase: Phase,
     shards: usize,
     /// The shard that a thread visits next.
     next_shard: AtomicUsize,
     /// How many shards are not visited to the end.
     unfinished: AtomicUsize,
+}
+
+/// The two walks of a pass.
+enum Phase {
+    /// Entries are counted by slice.
+    Count(SliceCounts),
+    /// Those in these slices are moved.
+    Move(SparseSlices),
 }
 
 impl ResidentMemory {
@@ -98,7 +108,7 @@ impl ResidentMemory {
         self.is_tight.load(Relaxed)
     }
 
-    /// True while entries are moved.
+    /// True while entries are counted or moved.
     #[inline]
     pub fn is_moving(&self) -> bool {
         self.is_moving.load(Relaxed)
@@ -109,30 +119,43 @@ impl ResidentMemory {
         self.moved_entries.load(Relaxed)
     }
 
-    fn pass(&self) -> MutexGuard<'_, Option<Arc<Pass>>> {
-        self.pass.lock().unwrap_or_else(PoisonError::into_inner)
+    fn walk(&self) -> MutexGuard<'_, Option<Arc<Walk>>> {
+        self.walk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn begin(&self, pages: SparsePages, shared: &Shared) {
+    fn begin(&self, phase: Phase, shared: &Shared) {
         let shards = shared.engine.shards();
-        *self.pass() = Some(Arc::new(Pass {
-            pages,
+        *self.walk() = Some(Arc::new(Walk {
+            phase,
             shards,
             next_shard: AtomicUsize::new(0),
             unfinished: AtomicUsize::new(shards),
         }));
         self.is_moving.store(true, Relaxed);
-        // They move the entries.
+        // They visit the entries.
         shared.threads.iter().for_each(crate::threads::Thread::wake);
     }
 
-    fn end(&self) {
+    /// Notes that a walk has visited all shards, unless it was given up.
+    fn finish(&self, walk: &Arc<Walk>) {
+        let current = self.walk();
+        if current
+            .as_ref()
+            .is_some_and(|known| Arc::ptr_eq(known, walk))
+        {
+            self.is_moving.store(false, Relaxed);
+        }
+    }
+
+    /// Ends the walk, if there is one, and returns it.
+    fn end(&self) -> Option<Arc<Walk>> {
+        let mut walk = self.walk();
         self.is_moving.store(false, Relaxed);
-        *self.pass() = None;
+        walk.take()
     }
 }
 
-impl Pass {
+impl Walk {
     /// Takes the next shard, if any is left.
     fn take_shard(&self) -> Option<usize> {
         let shard = self.next_shard.fetch_add(1, Relaxed);
@@ -196,8 +219,10 @@ struct Watch {
     was_over: bool,
     /// No pass begins before.
     rest_until: Instant,
-    /// When the last pass began, if it was not seen to end.
-    pass_began: Option<Instant>,
+    /// When the last pass began.
+    pass_began: Instant,
+    /// When its last walk began.
+    walk_began: Instant,
 }
 
 /// Measures resident memory until the server has stopped. Does nothing if the process has memory that is not counted.
@@ -210,7 +235,8 @@ pub fn watch(shared: &Weak<Shared>) {
         always_with_program: held_bytes(resident_bytes),
         was_over: false,
         rest_until: Instant::now(),
-        pass_began: None,
+        pass_began: Instant::now(),
+        walk_began: Instant::now(),
     };
     while let Some(shared) = shared.upgrade() {
         let is_short = watch.measure(&shared);
@@ -258,36 +284,55 @@ impl Watch {
         is_tight || counted + now.held > limit / 2
     }
 
-    /// Begins or ends a pass.
+    /// Begins, continues or ends a pass.
     fn move_entries(&mut self, shared: &Shared, now: &Sample) {
         let memory = &shared.resident_memory;
         if memory.is_moving() {
-            if self
-                .pass_began
-                .is_some_and(|began| began.elapsed() > PASS_TIME_MAX)
-            {
+            if self.walk_began.elapsed() > WALK_TIME_MAX {
                 memory.end();
+                self.rest(now);
             }
             return;
         }
-        if let Some(began) = self.pass_began.take() {
-            self.rest_until = Instant::now() + REST_MIN;
-            if now.to_move() > 0 && now.over() <= 0 {
-                // What is left has to be found among pages that are nearly full.
-                self.rest_until += began.elapsed() * REST;
+        let phase = match memory.end() {
+            Some(walk) => self.next_phase(&walk, now),
+            None if now.to_move() > 0 && Instant::now() >= self.rest_until => {
+                self.pass_began = Instant::now();
+                Some(Phase::Count(SliceCounts::default()))
             }
+            None => None,
+        };
+        if let Some(phase) = phase {
+            self.walk_began = Instant::now();
+            memory.begin(phase, shared);
         }
+    }
+
+    /// What the pass does after this walk.
+    fn next_phase(&mut self, walk: &Walk, now: &Sample) -> Option<Phase> {
+        self.rest(now);
         let wanted = now.to_move();
-        if wanted == 0 || Instant::now() < self.rest_until {
-            return;
+        let Phase::Count(counts) = &walk.phase else {
+            return None;
+        };
+        if wanted == 0 {
+            return None;
         }
         // More than is missing, because sizes go on changing meanwhile.
-        let pages = SparsePages::find((wanted + now.slack) as usize);
-        if pages.free_bytes() as u64 > now.limit / PASS_DIVISOR {
-            self.pass_began = Some(Instant::now());
-            memory.begin(pages, shared);
-        } else {
-            self.rest_until = Instant::now() + IDLE_PERIOD;
+        let slices = SparseSlices::find(counts, (wanted + now.slack) as usize);
+        if slices.free_bytes() as u64 > now.limit / PASS_DIVISOR {
+            return Some(Phase::Move(slices));
+        }
+        self.rest_until += IDLE_PERIOD;
+        None
+    }
+
+    /// Decides when the next pass may begin, after a walk.
+    fn rest(&mut self, now: &Sample) {
+        self.rest_until = Instant::now() + REST_MIN;
+        if now.to_move() > 0 && now.over() <= 0 {
+            // What is left has to be found among slices that are nearly full.
+            self.rest_until += self.pass_began.elapsed() * REST;
         }
     }
 }
