@@ -14,36 +14,49 @@
 //!  larger           one block  as many as it needs
 //! ```
 //!
-//! This is an estimate. Blocks that are not counted, such as nodes of collections and buffers, make a slice look emptier than it is: then
-//! its blocks are moved in vain. A page of several slices is free only when all of them are empty.
+//! This is an estimate. Blocks that are not counted, such as nodes of collections and buffers, make a page look emptier than it is: then
+//! its blocks are moved in vain. The same happens if a page of several slices does not begin at a multiple of its size, and its neighbour is
+//! emptier.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Pages of mimalloc consist of whole slices, which begin at multiples of their size.
 const SLICE_BYTES: usize = 64 << 10;
 
-/// Fuller slices are left alone: moving their blocks would cost more than it gains.
-const USED_BYTES_MAX: usize = SLICE_BYTES / 4 * 3;
+/// The most slices of a page with several blocks. So many, from a multiple of their size on, are a region.
+const REGION_SLICES: usize = 64;
+const REGION_BYTES: usize = REGION_SLICES * SLICE_BYTES;
+
+/// Fuller pages are left alone: moving their blocks would cost more than it gains.
+const USED_PERCENT_MAX: usize = 75;
 
 /// Several threads count at once; each part of the counts has a lock of its own, and is small enough to grow without a delay.
-const PARTS: usize = 256;
+const PARTS: usize = 64;
+
+/// How many slices the page of a block has; `None` if it has no other block.
+fn page_slices(block_bytes: usize) -> Option<usize> {
+    const KIB: usize = 1 << 10;
+    let largest = [(10 * KIB, 1), (84 * KIB, 8), (512 * KIB, REGION_SLICES)];
+    let page = largest.iter().find(|(bytes, _)| block_bytes <= *bytes);
+    page.map(|&(_, slices)| slices)
+}
 
 /// What was counted in a slice.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
     bytes: u32,
-    /// How many blocks begin there.
-    blocks: u32,
+    /// How many slices the page of a block that begins here has; 0 if none begins here, or it is alone in its page.
+    page_slices: u32,
 }
 
-type Counts = HashMap<usize, Count, ahash::RandomState>;
+type Regions = HashMap<usize, [Count; REGION_SLICES], ahash::RandomState>;
 
-/// The bytes of blocks in each slice of memory. Takes about half a MiB per GiB of blocks.
+/// The bytes of blocks in each slice of memory. Takes about a quarter of a MiB per GiB of blocks.
 #[derive(Debug)]
 pub struct SliceCounts {
-    parts: Box<[Mutex<Counts>]>,
+    parts: Box<[Mutex<Regions>]>,
 }
 
 impl Default for SliceCounts {
@@ -57,52 +70,98 @@ impl Default for SliceCounts {
 impl SliceCounts {
     /// Adds a block.
     pub fn add(&self, addresses: Range<usize>) {
-        let first = addresses.start / SLICE_BYTES;
+        let page_slices = page_slices(addresses.len()).unwrap_or(0);
         let mut start = addresses.start;
         while start < addresses.end {
-            let slice = start / SLICE_BYTES;
-            let end = addresses.end.min((slice + 1) * SLICE_BYTES);
-            let mut part = lock(&self.parts[slice % PARTS]);
-            let count = part.entry(slice).or_default();
-            count.bytes = count.bytes.saturating_add((end - start) as u32);
-            count.blocks += u32::from(slice == first);
+            let region = start / REGION_BYTES;
+            let end = addresses.end.min((region + 1) * REGION_BYTES);
+            let mut part = lock(&self.parts[region % PARTS]);
+            let counts = part
+                .entry(region)
+                .or_insert([Count::default(); REGION_SLICES]);
+            add_part(counts, start..end);
+            if start == addresses.start {
+                counts[start / SLICE_BYTES % REGION_SLICES].page_slices = page_slices as u32;
+            }
             start = end;
         }
     }
 }
 
-fn lock(part: &Mutex<Counts>) -> MutexGuard<'_, Counts> {
+/// Adds the part of a block that is in one region.
+fn add_part(counts: &mut [Count; REGION_SLICES], addresses: Range<usize>) {
+    let mut start = addresses.start;
+    while start < addresses.end {
+        let slice = start / SLICE_BYTES;
+        let end = addresses.end.min((slice + 1) * SLICE_BYTES);
+        let count = &mut counts[slice % REGION_SLICES];
+        count.bytes = count.bytes.saturating_add((end - start) as u32);
+        start = end;
+    }
+}
+
+fn lock(part: &Mutex<Regions>) -> MutexGuard<'_, Regions> {
     part.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Slices of what may be a page.
+struct Page {
+    used_percent: usize,
+    region: usize,
+    /// A bit for each slice of the region in which blocks of such a page begin.
+    slices: u64,
+    free_bytes: usize,
+}
+
+/// Adds the pages of a region that should be freed.
+fn add_sparse(region: usize, counts: &[Count; REGION_SLICES], pages: &mut Vec<Page>) {
+    for page_slices in [1, 8, REGION_SLICES] {
+        for (index, page) in counts.chunks(page_slices).enumerate() {
+            let mut slices = 0;
+            for (slice, count) in page.iter().enumerate() {
+                let is_one = count.page_slices as usize == page_slices;
+                slices |= u64::from(is_one) << (index * page_slices + slice);
+            }
+            let bytes: usize = page.iter().map(|count| count.bytes as usize).sum();
+            let all_bytes = page_slices * SLICE_BYTES;
+            let used_percent = bytes * 100 / all_bytes;
+            if slices != 0 && used_percent <= USED_PERCENT_MAX {
+                pages.push(Page {
+                    used_percent,
+                    region,
+                    slices,
+                    free_bytes: all_bytes - bytes,
+                });
+            }
+        }
+    }
 }
 
 /// Slices whose blocks should be moved.
 #[derive(Debug, Default)]
 pub struct SparseSlices {
-    slices: HashSet<usize, ahash::RandomState>,
+    /// A bit for each slice of a region.
+    regions: HashMap<usize, u64, ahash::RandomState>,
     free_bytes: usize,
 }
 
 impl SparseSlices {
-    /// Finds those with the least bytes of blocks: so many that together they have `wanted_bytes` besides, if there are as many. A slice in
-    /// which no block begins is not one of them.
+    /// Finds those of pages with the least bytes of blocks: so many that together they have `wanted_bytes` besides, if there are as many.
     pub fn find(counts: &SliceCounts, wanted_bytes: usize) -> Self {
-        let mut sparse = Vec::new();
+        let mut pages = Vec::new();
         for part in &counts.parts {
-            for (&slice, count) in lock(part).iter() {
-                let bytes = count.bytes as usize;
-                if count.blocks > 0 && bytes <= USED_BYTES_MAX {
-                    sparse.push((bytes, slice));
-                }
+            for (&region, counts) in lock(part).iter() {
+                add_sparse(region, counts, &mut pages);
             }
         }
-        sparse.sort_unstable();
+        pages.sort_unstable_by_key(|page| page.used_percent);
         let mut found = Self::default();
-        for (bytes, slice) in sparse {
+        for page in pages {
             if found.free_bytes >= wanted_bytes {
                 break;
             }
-            found.free_bytes += SLICE_BYTES - bytes;
-            found.slices.insert(slice);
+            found.free_bytes += page.free_bytes;
+            *found.regions.entry(page.region).or_default() |= page.slices;
         }
         found
     }
@@ -110,10 +169,12 @@ impl SparseSlices {
     /// True if the block at this address begins in one of them.
     #[inline]
     pub fn contains(&self, address: usize) -> bool {
-        self.slices.contains(&(address / SLICE_BYTES))
+        let slice = address / SLICE_BYTES;
+        let slices = self.regions.get(&(slice / REGION_SLICES));
+        slices.is_some_and(|slices| slices >> (slice % REGION_SLICES) & 1 != 0)
     }
 
-    /// How much memory in them is not part of blocks that were counted.
+    /// How much memory of their pages is not part of blocks that were counted.
     pub fn free_bytes(&self) -> usize {
         self.free_bytes
     }
@@ -133,13 +194,14 @@ mod tests {
 
     #[test]
     fn the_emptiest_slices_are_found_first() {
-        let counts = counts(&[
-            (SLICE_BYTES, 50_000),
+        let full = (0..5).map(|number| (SLICE_BYTES + number * 10_000, 10_000));
+        let sparse = [
             (2 * SLICE_BYTES, 600),
             (2 * SLICE_BYTES + 1000, 40),
             (3 * SLICE_BYTES, 6400),
             (4 * SLICE_BYTES + 8, 64),
-        ]);
+        ];
+        let counts = counts(&full.chain(sparse).collect::<Vec<_>>());
         let found = |wanted_bytes| {
             let found = SparseSlices::find(&counts, wanted_bytes);
             let slices = [0, 1, 2, 3, 4].map(|slice| found.contains(slice * SLICE_BYTES + 100));
@@ -152,17 +214,23 @@ mod tests {
         assert_eq!(found(usize::MAX), ([false, false, true, true, true], three));
     }
 
-    /// It has 10,000 bytes in the first slice, fills the second one, and has 100 bytes in the last one.
+    /// Blocks of 100,000 bytes are in pages of 64 slices: one region is nearly empty, the other one nearly full.
     #[test]
-    fn a_block_of_several_slices_counts_in_each() {
-        let start = 2 * SLICE_BYTES - 10_000;
-        let counts = counts(&[(start, 10_000 + SLICE_BYTES + 100)]);
+    fn a_page_of_several_slices_is_sparse_as_a_whole() {
+        let full = (0..40).map(|number| (REGION_BYTES + number * 100_000, 100_000));
+        let sparse = [(2 * REGION_BYTES + 300_000, 100_000)];
+        let counts = counts(&full.chain(sparse).collect::<Vec<_>>());
         let found = SparseSlices::find(&counts, usize::MAX);
-        assert!(found.contains(start));
-        assert!(!found.contains(2 * SLICE_BYTES));
-        // To move blocks that begin there would not free it.
-        assert!(!found.contains(3 * SLICE_BYTES));
-        assert_eq!(found.free_bytes(), SLICE_BYTES - 10_000);
+        assert!((0..40).all(|number| !found.contains(REGION_BYTES + number * 100_000)));
+        assert!(found.contains(2 * REGION_BYTES + 300_000));
+        assert!(!found.contains(2 * REGION_BYTES));
+        assert_eq!(found.free_bytes(), REGION_BYTES - 100_000);
+    }
+
+    #[test]
+    fn a_block_that_is_alone_in_its_page_is_never_moved() {
+        let counts = counts(&[(10 * SLICE_BYTES, 600 << 10)]);
+        assert_eq!(SparseSlices::find(&counts, usize::MAX).free_bytes(), 0);
     }
 
     /// Blocks of many pages, of which few are left: moving them frees the pages.
@@ -170,6 +238,7 @@ mod tests {
     #[cfg(not(sanitize_address))]
     fn blocks_of_sparse_slices_can_be_moved_together() {
         use crate::heap::{allocate, free, relocate, usable_bytes};
+        use std::collections::HashSet;
         use std::ptr::NonNull;
         const BYTES: usize = 1000;
         let blocks: Vec<_> = (0..20_000).map(|_| allocate(BYTES)).collect();
