@@ -2,7 +2,7 @@
 
 use damselfly_base::CommandError;
 use damselfly_base::number::Decimal;
-use damselfly_engine::{Deadline, Event, Place, Tx};
+use damselfly_engine::{Deadline, Event, Key, Place, Tx};
 use damselfly_protocol::Reply;
 use damselfly_value::{EntryRef, NewValue, Text};
 
@@ -351,31 +351,9 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     }
     let options = Options::parse(args, 3, CommandKind::Set)?;
     let deadline = options.deadline(tx, "set")?;
-    let allowed = match (options.get, options.only_if) {
-        (true, condition) => {
-            let old = tx.read_text(key)?;
-            let allowed = match condition {
-                Some(Condition::Value(condition)) => condition.allows(old)?,
-                Some(Condition::Exists) => old.is_some(),
-                Some(Condition::Absent) => old.is_none(),
-                None => true,
-            };
-            match old {
-                Some(old) => write(old, reply),
-                None => reply.null(),
-            }
-            allowed
-        }
-        (false, Some(Condition::Value(condition))) => {
-            let text = match tx.peek(key) {
-                None => None,
-                Some(entry) => Some(entry.text().ok_or(CommandError::WrongType)?),
-            };
-            condition.allows(text)?
-        }
-        (false, Some(Condition::Exists)) => tx.peek(key).is_some(),
-        (false, Some(Condition::Absent)) => tx.peek(key).is_none(),
-        (false, None) => true,
+    let allowed = match options.get {
+        true => reply_with_old(tx, key, options.only_if, reply)?,
+        false => is_allowed(tx, key, options.only_if)?,
     };
     if allowed {
         tx.store(key, value, deadline);
@@ -395,6 +373,43 @@ fn set(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         if allowed { reply.ok() } else { reply.null() }
     }
     Ok(())
+}
+
+/// Replies with the string at a key, or null. Returns whether a condition on the key holds.
+fn reply_with_old(
+    tx: &mut Tx<'_>,
+    key: Key<'_>,
+    condition: Option<Condition<'_>>,
+    reply: &mut Reply<'_>,
+) -> Result<bool> {
+    let old = tx.read_text(key)?;
+    let holds = match condition {
+        Some(Condition::Value(condition)) => condition.allows(old)?,
+        Some(Condition::Exists) => old.is_some(),
+        Some(Condition::Absent) => old.is_none(),
+        None => true,
+    };
+    match old {
+        Some(old) => write(old, reply),
+        None => reply.null(),
+    }
+    Ok(holds)
+}
+
+/// Whether a condition on a key holds.
+fn is_allowed(tx: &mut Tx<'_>, key: Key<'_>, condition: Option<Condition<'_>>) -> Result<bool> {
+    Ok(match condition {
+        Some(Condition::Value(condition)) => {
+            let text = match tx.peek(key) {
+                None => None,
+                Some(entry) => Some(entry.text().ok_or(CommandError::WrongType)?),
+            };
+            condition.allows(text)?
+        }
+        Some(Condition::Exists) => tx.peek(key).is_some(),
+        Some(Condition::Absent) => tx.peek(key).is_none(),
+        None => true,
+    })
 }
 
 /// Logs a SET with options: with an absolute deadline, and without GET and conditions on the value.

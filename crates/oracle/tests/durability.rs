@@ -567,6 +567,36 @@ fn a_durable_client_waits_for_the_disk_and_others_do_not() {
     );
 }
 
+/// Bug: with `appendfsync no`, the thread that writes looked again and again whether an fsync was due, and took a whole core.
+#[test]
+fn an_idle_server_takes_no_processor_time() {
+    const IDLE: Duration = Duration::from_secs(2);
+    for appendfsync in ["no", "everysec", "always"] {
+        let folder = ScratchFolder::create().unwrap();
+        let options = ["--appendfsync", appendfsync];
+        let server = start(&Program::subject(), folder.path(), &options);
+        let (mut writer, mut connection) = (server.connect(), server.connect());
+        let mut seconds = || -> f64 {
+            let text = connection.call(&["INFO", "cpu"]).unwrap().to_string();
+            let used = |name| {
+                let (_, rest) = text.split_once(name).expect("INFO has this field");
+                let end = rest.find(|sign: char| sign != '.' && !sign.is_ascii_digit());
+                rest[..end.unwrap()].parse::<f64>().unwrap()
+            };
+            used("used_cpu_sys:") + used("used_cpu_user:")
+        };
+        // Also while the option has just changed.
+        for now in [appendfsync, "no"] {
+            writer.call(&["CONFIG", "SET", "appendfsync", now]).unwrap();
+            writer.call(&["SET", "key", now]).unwrap();
+            let before = seconds();
+            thread::sleep(IDLE);
+            let used = seconds() - before;
+            assert!(used < 0.1, "{appendfsync}, then {now}: {used} s");
+        }
+    }
+}
+
 #[test]
 fn the_state_of_a_second_is_restored() {
     let (folder, into) = (

@@ -65,13 +65,15 @@ impl Drop for OpenAtEnd<'_> {
     }
 }
 
-/// A server with one data thread, whose append-only file is on a disk behind a gate.
-fn start(appendfsync: AppendFsync) -> (TestServer, Arc<Gate>) {
-    let (disk, gate) = (SimulatedDisk::default(), Arc::new(Gate::default()));
-    let at_fsync = gate.clone();
+/// A server with one data thread, whose append-only file is on a disk that does this before each fsync.
+fn start_with(
+    appendfsync: AppendFsync,
+    before_fsync: impl Fn() + Send + Sync + 'static,
+) -> TestServer {
+    let disk = SimulatedDisk::default();
     disk.set_delay(Arc::new(move |step| {
         if let Step::Sync(_) = step {
-            at_fsync.pass();
+            before_fsync();
         }
     }));
     let server = TestServer::try_prepared(
@@ -82,7 +84,14 @@ fn start(appendfsync: AppendFsync) -> (TestServer, Arc<Gate>) {
         },
         |server| server.shared().aof.use_storage(Arc::new(disk.clone())),
     );
-    (server.unwrap(), gate)
+    server.unwrap()
+}
+
+/// The same, with a disk behind a gate.
+fn start(appendfsync: AppendFsync) -> (TestServer, Arc<Gate>) {
+    let gate = Arc::new(Gate::default());
+    let at_fsync = gate.clone();
+    (start_with(appendfsync, move || at_fsync.pass()), gate)
 }
 
 fn info(client: &mut Client, field: &str) -> String {
@@ -179,23 +188,12 @@ fn with_always_an_fsync_serves_all_clients_that_write_again_and_again() {
     const CLIENTS: usize = 16;
     const ROUNDS: usize = 6;
     const FSYNC: Duration = Duration::from_millis(400);
-    let (disk, fsyncs) = (SimulatedDisk::default(), Arc::new(AtomicUsize::new(0)));
+    let fsyncs = Arc::new(AtomicUsize::new(0));
     let counted = fsyncs.clone();
-    disk.set_delay(Arc::new(move |step| {
-        if let Step::Sync(_) = step {
-            std::thread::sleep(FSYNC);
-            counted.fetch_add(1, Relaxed);
-        }
-    }));
-    let server = TestServer::try_prepared(
-        |config: &mut Config| {
-            config.threads = 1;
-            config.appendonly = true;
-            config.appendfsync = AppendFsync::Always;
-        },
-        |server| server.shared().aof.use_storage(Arc::new(disk.clone())),
-    )
-    .unwrap();
+    let server = start_with(AppendFsync::Always, move || {
+        std::thread::sleep(FSYNC);
+        counted.fetch_add(1, Relaxed);
+    });
     assert_eq!(server.client().run("SET before x"), "OK");
     let before = fsyncs.load(Relaxed);
     std::thread::scope(|scope| {

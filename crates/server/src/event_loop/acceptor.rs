@@ -312,12 +312,12 @@ fn receive(shared: &Shared, mut stream: Stream, service: Service) {
     let connections = shared.threads.iter().map(|t| t.connections.load(Relaxed));
     let handshakes = shared.tls.in_progress.load(Relaxed);
     if connections.sum::<usize>() + handshakes >= config.maxclients as usize {
+        counters.connections_rejected.add(1);
         // Without a handshake, there is no way to tell a client of TLS, as in Redis.
         if !service.is_encrypted {
             let error = "ERR max number of clients reached";
             refuse(&mut stream, service.speaks, error);
         }
-        counters.connections_rejected.add(1);
         return;
     }
     counters.connections_received.add(1);
@@ -351,8 +351,8 @@ fn admit(shared: &Shared, mut stream: Stream, speaks: Protocol) {
             .user()
             .has_no_password()
     {
-        refuse(&mut stream, speaks, &protected_mode_error(speaks));
         shared.threads[0].counters.connections_rejected.add(1);
+        refuse(&mut stream, speaks, &protected_mode_error(speaks));
         return;
     }
     // The id is assigned here, because connections arrive here in order.

@@ -17,6 +17,7 @@
 //! | `save_file.rs` | the threads that encode: temporary file, checksum, fsync, rename |
 //! | `save_encoders.rs` | encoding a batch of entries |
 //! | `save_memory.rs` | how much memory a save takes |
+//! | `save_options.rs` | what the options say about the file |
 //! | `saver.rs`, `save_costs.rs` | how much time a thread spends on copying |
 //! | `shutdown.rs` | saving at the end |
 //! | `commands.rs` | SAVE, BGSAVE, LASTSAVE |
@@ -34,6 +35,7 @@ mod save_encoders;
 pub mod save_file;
 pub mod save_job;
 pub(crate) mod save_memory;
+mod save_options;
 pub(crate) mod saver;
 pub mod shutdown;
 pub mod start;

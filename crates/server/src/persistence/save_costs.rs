@@ -15,8 +15,10 @@ pub(super) struct Costs {
 impl Costs {
     /// Before so much time of copying is counted, the ratio is a guess.
     const COPYING_MIN_US: u64 = 2_000;
+    /// About that of values that are not compressed.
     const RATIO_GUESSED: u32 = 4;
-    const RATIO_MAX: u32 = 16;
+    /// The highest ratio: if encoding takes longer, a save takes more than its part rather than very long.
+    pub(super) const RATIO_MAX: u32 = 16;
 
     /// Counts what a thread that serves clients spent on copying.
     pub(super) fn add_copying(&self, time: Duration) {
@@ -32,7 +34,7 @@ impl Costs {
         result
     }
 
-    /// How many times the time for copying is the time for copying and encoding, rounded up: from 1 to 16.
+    /// The time for copying and encoding, divided by the time for copying, rounded up: from 1 to [`Costs::RATIO_MAX`].
     pub(super) fn ratio(&self) -> u32 {
         let copying = self.copying_us.load(Relaxed);
         if copying < Self::COPYING_MIN_US {

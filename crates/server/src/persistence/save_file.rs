@@ -20,8 +20,9 @@ use rustix::io::Errno;
 use super::aof;
 use super::aof::storage::{Appender, DiskFile, Folder, Storage};
 use super::save_encoders::{Encoders, VALUE_SLICE_BYTES};
-use super::save_job::{Batch, FileOptions, PANICKED, SaveJob};
+use super::save_job::{Batch, PANICKED, SaveJob};
 use super::save_memory::SaveMemory;
+use super::save_options::FileOptions;
 use crate::replication::full_sync::Transfer;
 use crate::shared::Shared;
 
@@ -279,6 +280,7 @@ pub(super) fn is_unsupported(error: &io::Error) -> bool {
     )
 }
 
+/// The error with the path of the file in front.
 pub(super) fn named(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
@@ -363,6 +365,7 @@ impl Output {
     }
 }
 
+/// The file while it is written, or what takes its place.
 pub(super) struct FileWriter {
     file: Box<dyn Appender>,
     with_checksum: bool,

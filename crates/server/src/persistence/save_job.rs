@@ -25,12 +25,12 @@ use damselfly_rdb::{Access, VERSION_WRITTEN};
 use damselfly_script::Libraries;
 use damselfly_value::{Entry, EntryRef};
 
+use super::Cause;
 use super::aof::manifest::FileEntry;
-use super::aof::storage::Storage;
 use super::save_costs::Costs;
 use super::save_file::Output;
 use super::save_memory::SaveMemory;
-use super::{Cause, aof};
+use super::save_options::FileOptions;
 use crate::clock;
 use crate::replication::History;
 use crate::replication::full_sync::{Failed, FullSync, Transfer};
@@ -97,30 +97,6 @@ pub enum Copied {
     Some,
     /// None: there is nothing to do at this moment.
     NoneNow,
-}
-
-/// What the options say about the file, when the save began.
-pub(super) struct FileOptions {
-    pub(super) folder: PathBuf,
-    pub(super) name: String,
-    pub(super) with_checksum: bool,
-    pub(super) syncs_early: bool,
-    pub(super) compress: bool,
-    /// The version, if an option fixes it.
-    pub(super) version: Option<u32>,
-    /// The file is the base of the append-only file.
-    pub(super) base: Option<BaseOptions>,
-}
-
-/// A base of the append-only file.
-pub(super) struct BaseOptions {
-    number: u64,
-    /// `aof-use-rdb-preamble`
-    is_rdb: bool,
-    /// It begins with the time: `aof-timestamp-enabled`.
-    pub(super) has_time: bool,
-    /// Its folder, or why it can't be created.
-    pub(super) storage: Result<Arc<dyn Storage>, String>,
 }
 
 /// A save in progress.
@@ -573,44 +549,6 @@ impl Drop for Active<'_> {
         if is_last && self.0.snapshot.is_finished() {
             self.0.queue().is_complete = true;
             self.0.queue_changed.notify_all();
-        }
-    }
-}
-
-impl FileOptions {
-    fn new(config: &Config) -> Self {
-        Self {
-            folder: PathBuf::from(&config.dir),
-            name: config.dbfilename.clone(),
-            with_checksum: config.rdbchecksum,
-            syncs_early: config.rdb_save_incremental_fsync,
-            compress: config.rdbcompression,
-            version: config.rdb_save_version.number(),
-            base: None,
-        }
-    }
-
-    /// The path of the file.
-    pub(super) fn path(&self) -> PathBuf {
-        self.folder.join(&self.name)
-    }
-
-    /// The next base of the append-only file.
-    fn of_base(shared: &Shared, config: &Config) -> Self {
-        let storage = shared.aof.storage(config);
-        let number = shared.aof.take_base_number(config);
-        let is_rdb = config.aof_use_rdb_preamble;
-        Self {
-            folder: aof::folder(config),
-            name: aof::files::AofFiles::base_name(&config.appendfilename, number, is_rdb),
-            syncs_early: config.aof_rewrite_incremental_fsync,
-            base: Some(BaseOptions {
-                number,
-                is_rdb,
-                has_time: config.aof_timestamp_enabled,
-                storage: storage.map_err(|error| error.to_string()),
-            }),
-            ..Self::new(config)
         }
     }
 }

@@ -92,13 +92,13 @@ impl Saver {
             }
         }
         let ended = Instant::now();
-        let took = (ended - started).min(SLICE_COUNTED_MAX);
+        let took = counted(ended - started);
         job.costs.add_copying(took);
         let share = match backlog {
             Backlog::Small if !self.is_idle => SHARE * job.costs.ratio(),
             Backlog::Small | Backlog::Much | Backlog::TooMuch => LARGE_SHARE,
         };
-        self.next = ended + took * (share - 1);
+        self.next = ended + pause(took, share);
     }
 }
 
@@ -107,9 +107,36 @@ fn is_idle(served: Duration, since: Duration) -> bool {
     served * BUSY_SHARE < since
 }
 
+/// How much counts of the time that a slice took.
+fn counted(took: Duration) -> Duration {
+    took.min(SLICE_COUNTED_MAX)
+}
+
+/// How long a thread does not copy after a slice that took so long, if it may spend one part in `share` of its time on copying.
+fn pause(took: Duration, share: u32) -> Duration {
+    took * (share - 1)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::save_costs::Costs;
     use super::*;
+
+    #[test]
+    fn a_thread_copies_its_share_of_the_time() {
+        let (took, turn) = (
+            SLICE.as_secs_f64(),
+            (SLICE + pause(SLICE, SHARE)).as_secs_f64(),
+        );
+        assert!((took / turn - 1.0 / f64::from(SHARE)).abs() < 1e-9);
+    }
+
+    /// A bug: SAVE took ten times as long on a busy machine.
+    #[test]
+    fn a_thread_that_was_interrupted_while_it_copied_goes_on_soon() {
+        let longest = pause(counted(Duration::from_secs(2)), SHARE * Costs::RATIO_MAX);
+        assert!(longest < Duration::from_millis(200), "{longest:?}");
+    }
 
     /// A bug: a client that asked every 5 ms how far the save was made it take ten times as long.
     #[test]

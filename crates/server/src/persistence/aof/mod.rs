@@ -10,6 +10,7 @@
 //! |---|---|
 //! | `mod.rs` | state, turning on and off, rewrites |
 //! | `base_commands.rs` | a base as commands |
+//! | `intake.rs` | takes the changes from the log |
 //! | `writer.rs` | the thread that writes, and what it does about errors |
 //! | `files.rs`, `manifest.rs`, `storage.rs` | the files, without the server |
 //! | `reader.rs`, `load.rs`, `check.rs` | reading them again |
@@ -19,6 +20,7 @@ mod base_commands;
 pub mod check;
 pub mod commands;
 pub mod files;
+mod intake;
 pub mod load;
 mod load_scripts;
 pub mod manifest;
@@ -38,19 +40,13 @@ use damselfly_engine::{Now, Tx};
 use damselfly_log::{Batch, Targets};
 
 pub(super) use self::base_commands::write_entry;
+use self::intake::Intake;
 use self::manifest::FileEntry;
 use self::storage::{Folder, Storage};
 pub use self::writer::run;
 use super::{AlreadySaving, Cause};
 use crate::clock;
-use crate::log_thread::Consumer;
 use crate::shared::Shared;
-
-/// The length of a time in the file.
-const TIME_BYTES: usize = "#TS:1700000000\r\n".len();
-
-/// The log is held up when so many bytes wait to be written.
-const QUEUED_BYTES_MAX: usize = 64 << 20;
 
 /// After a failed rewrite, the next automatic one waits at least this long, and longer after each further failure.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -269,12 +265,18 @@ impl Aof {
     /// Counts clients that wait for the disk, so that their threads are woken.
     pub fn add_waiting(&self, more: i64) {
         self.waiting.fetch_add(more as u64, SeqCst);
+        self.wake_writer();
     }
 
     /// Counts threads that hold replies back until the disk has their changes.
     pub fn add_holding(&self, more: i64) {
         self.holding.fetch_add(more as u64, SeqCst);
         self.add_waiting(more);
+    }
+
+    /// Lets the thread that writes look again whether an fsync is due. It must not look before and wait after this.
+    fn wake_writer(&self) {
+        drop(self.queue());
         self.changed.notify_one();
     }
 
@@ -508,11 +510,6 @@ impl Aof {
     }
 }
 
-/// Takes the log for the thread that writes.
-struct Intake {
-    aof: Arc<Aof>,
-}
-
 impl Queue {
     /// Queues the cut if all records before it are queued.
     fn settle_cut(&mut self) {
@@ -535,62 +532,5 @@ impl Queue {
         self.items.push_back(Item::Bytes { bytes, end });
         self.taken = end;
         self.settle_cut();
-    }
-}
-
-impl Intake {
-    /// The bytes of the records from `cut` on, with the time where a new second begins.
-    fn bytes(&self, batch: &Batch, cut: u64) -> Vec<u8> {
-        let mut times: &[(usize, i64)] = match self.aof.writes_times.load(Relaxed) {
-            true => &batch.seconds,
-            false => &[],
-        };
-        let mut bytes = Vec::with_capacity(batch.bytes.len() + times.len() * TIME_BYTES);
-        for (mut from, mut piece) in batch.after(cut, Targets::FILE) {
-            while let [(at, second), rest @ ..] = times
-                && *at < from + piece.len()
-            {
-                let (before, behind) = piece.split_at(at.saturating_sub(from));
-                bytes.extend_from_slice(before);
-                bytes.extend_from_slice(format!("#TS:{second}\r\n").as_bytes());
-                from += before.len();
-                (piece, times) = (behind, rest);
-            }
-            bytes.extend_from_slice(piece);
-        }
-        bytes
-    }
-}
-
-impl Consumer for Intake {
-    fn targets(&self) -> Targets {
-        Targets::FILE
-    }
-
-    fn take(&mut self, batch: &Arc<Batch>, from: u64) -> bool {
-        let mut queue = self.aof.queue();
-        let mut from = from.max(batch.first);
-        if let Some(cut) = queue.cut
-            && from < cut
-            && cut < batch.end
-        {
-            let mut before = self.bytes(batch, from);
-            before.truncate(before.len() - self.bytes(batch, cut).len());
-            queue.add(batch, before, (from, cut));
-            from = cut;
-        }
-        let bytes = self.bytes(batch, from);
-        queue.add(batch, bytes, (from, batch.end));
-        drop(queue);
-        self.aof.changed.notify_one();
-        true
-    }
-
-    fn is_full(&self) -> bool {
-        self.aof.queue().bytes > QUEUED_BYTES_MAX
-    }
-
-    fn is_urgent(&self) -> bool {
-        self.aof.holds_replies() || self.aof.waiting.load(Relaxed) > 0
     }
 }

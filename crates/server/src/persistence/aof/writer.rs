@@ -78,21 +78,13 @@ impl Group {
         };
     }
 
-    /// Whether to wait for more, if so many records are not on disk.
-    fn gathers(&mut self, records: u64, now: Instant) -> bool {
+    /// When the next fsync begins, if so many records are not on disk.
+    fn due(&mut self, records: u64, now: Instant) -> Instant {
         if records >= self.last || self.took < SLOW_GROUP_SYNC {
-            return false;
+            return now;
         }
         let took = self.took;
-        now < *self.until.get_or_insert_with(|| now + took / GATHER_SHARE)
-    }
-
-    /// How long to wait for more.
-    fn wait(&self) -> Duration {
-        let until = self
-            .until
-            .map(|until| until.saturating_duration_since(Instant::now()));
-        until.unwrap_or_default()
+        *self.until.get_or_insert_with(|| now + took / GATHER_SHARE)
     }
 }
 
@@ -114,30 +106,25 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     /// Waits for work; `None` at the end.
-    fn next_items(&self) -> Option<VecDeque<Item>> {
-        let mut queue = self.aof.queue();
+    fn next_items(&mut self) -> Option<VecDeque<Item>> {
         loop {
+            let config = self.shared.config();
+            let mut queue = self.aof.queue();
             if !queue.items.is_empty() {
                 return Some(std::mem::take(&mut queue.items));
             }
             if queue.is_ending {
                 return None;
             }
-            let until_sync = SYNC_INTERVAL.saturating_sub(self.last_sync.elapsed());
-            let is_unsynced = self.files.as_ref().is_some_and(AofFiles::is_unsynced);
-            let is_wanted = self.aof.holding.load(SeqCst) > 0;
-            let is_due = until_sync.is_zero() || is_wanted || self.group.until.is_some();
-            let gathering = self.group.wait();
-            if is_unsynced && is_due && gathering.is_zero() {
+            let wait = match self.sync_due(&config) {
+                None => SYNC_INTERVAL,
+                Some(due) => due.saturating_duration_since(Instant::now()),
+            };
+            if wait.is_zero() {
                 return Some(VecDeque::new());
             }
-            let wait = match is_unsynced {
-                true if is_due => gathering,
-                true => until_sync,
-                false => SYNC_INTERVAL,
-            };
             let waited = self.aof.changed.wait_timeout(queue, wait);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+            drop(waited.unwrap_or_else(PoisonError::into_inner));
         }
     }
 
@@ -265,21 +252,38 @@ impl Writer<'_> {
         }
     }
 
-    fn sync_if_due(&mut self, config: &Config) {
-        let is_busy = config.no_appendfsync_on_rewrite && self.shared.persistence.is_saving();
-        let is_due = match config.appendfsync {
+    fn is_unsynced(&self) -> bool {
+        self.files.as_ref().is_some_and(AofFiles::is_unsynced)
+    }
+
+    /// When what was written has to be forced to the disk; `None` if it does not have to be until something changes.
+    fn sync_due(&mut self, config: &Config) -> Option<Instant> {
+        if !self.is_unsynced() {
+            return None;
+        }
+        let is_wanted = match config.appendfsync {
             AppendFsync::Always => true,
-            AppendFsync::EverySecond => self.last_sync.elapsed() >= SYNC_INTERVAL && !is_busy,
+            AppendFsync::EverySecond => false,
             AppendFsync::Never => self.aof.waiting.load(SeqCst) > 0,
         } || self.aof.holding.load(SeqCst) > 0;
-        let has_news = self.files.as_ref().is_some_and(AofFiles::is_unsynced);
-        if is_due && has_news {
+        if is_wanted {
             let records = self.end.saturating_sub(self.aof.durable());
-            if !self.group.gathers(records, Instant::now()) {
-                self.sync();
-            }
-        } else if !has_news {
+            return Some(self.group.due(records, Instant::now()));
+        }
+        self.group.until = None;
+        let is_busy = config.no_appendfsync_on_rewrite && self.shared.persistence.is_saving();
+        let is_periodic = config.appendfsync == AppendFsync::EverySecond && !is_busy;
+        is_periodic.then(|| self.last_sync + SYNC_INTERVAL)
+    }
+
+    fn sync_if_due(&mut self, config: &Config) {
+        if !self.is_unsynced() {
             self.note_durable();
+        } else if self
+            .sync_due(config)
+            .is_some_and(|due| due <= Instant::now())
+        {
+            self.sync();
         }
     }
 
@@ -374,22 +378,22 @@ mod tests {
     #[test]
     fn an_fsync_waits_for_as_many_changes_as_the_last_one_had_but_not_long() {
         let (mut group, now, took) = (Group::default(), Instant::now(), Duration::from_millis(8));
-        assert!(!group.gathers(1, now));
+        assert_eq!(group.due(1, now), now);
         group.note(50, took);
-        assert!(group.gathers(20, now));
-        assert!(group.gathers(49, now + took / 8));
-        assert!(!group.gathers(50, now + took / 8));
-        assert!(!group.gathers(49, now + took / GATHER_SHARE));
+        let latest = now + took / GATHER_SHARE;
+        assert_eq!(group.due(20, now), latest);
+        assert_eq!(group.due(49, now + took / 8), latest);
+        assert_eq!(group.due(50, now + took / 8), now + took / 8);
         group.note(49, took);
-        assert!(group.gathers(1, now + took));
+        assert_eq!(group.due(1, now + took), latest + took);
     }
 
     #[test]
     fn a_fast_disk_or_a_single_client_never_waits() {
         let (mut group, now) = (Group::default(), Instant::now());
         group.note(50, Duration::from_micros(100));
-        assert!(!group.gathers(1, now));
+        assert_eq!(group.due(1, now), now);
         group.note(1, Duration::from_millis(8));
-        assert!(!group.gathers(1, now));
+        assert_eq!(group.due(1, now), now);
     }
 }
