@@ -173,13 +173,11 @@ mod woken {
         world.run(|worker| {
             for round in 0..ROUNDS {
                 if round % 4 == worker.thread {
-                    // Hold the shard until another thread has begun to wait for it, and a little longer.
+                    // Hold the shard until some of the other threads wait for it.
                     let tx = worker.locked(|| world.engine.lock_all(0, NOW));
                     held.store(true, SeqCst);
                     start.wait();
-                    for _ in 0..worker.below(200) {
-                        std::thread::yield_now();
-                    }
+                    world.until_asleep(worker.below(4));
                     drop(tx);
                 } else {
                     start.wait();
@@ -205,12 +203,9 @@ mod woken {
                 if worker.thread == 0 {
                     let tx = worker.locked(|| world.engine.lock_all(0, NOW));
                     start.wait();
-                    // Until the other thread has spun in vain, asked to be woken, and sleeps.
-                    let panics = catch_unwind(AssertUnwindSafe(move || {
+                    let panics = catch_unwind(AssertUnwindSafe(|| {
                         let _tx = tx;
-                        for _ in 0..2000 {
-                            std::thread::yield_now();
-                        }
+                        world.until_asleep(1);
                         // Without the hook, which takes seconds on a busy machine to print a backtrace.
                         std::panic::resume_unwind(Box::new(()));
                     }));

@@ -20,9 +20,9 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 const LOCKED: u64 = 1 << 63;
 
-/// How often [`Lock::acquire`] retries before it gives up: a few microseconds, longer than any
-/// command on a few keys, shorter than a time slice of the scheduler.
-const SPINS_MAX: u32 = if cfg!(loom) { 2 } else { 2_000 };
+/// How often [`Lock::acquire`] retries before it gives up: for 5 to 20 microseconds, depending on the processor. That is longer than any
+/// command on a few keys; a thread that holds a lock for longer has probably lost its processor, perhaps to this very thread.
+const SPINS_MAX: u32 = if cfg!(loom) { 2 } else { 500 };
 
 /// The number of distinct waiter bits.
 const WAITER_BITS: u32 = 63;

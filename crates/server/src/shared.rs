@@ -142,7 +142,6 @@ impl Shared {
         let replication = Arc::<Replication>::default();
         replication.apply(&config);
         Self {
-            engine,
             pubsub,
             tracking,
             clients: Clients::default(),
@@ -169,7 +168,8 @@ impl Shared {
             long: LongCommands::default(),
             migrations: Migrations::default(),
             scripts: Scripts::default(),
-            pause: Pause::default(),
+            pause: Pause::new(engine.clone()),
+            engine,
             slowlog: Slowlog::default(),
             latency: LatencyMonitor::default(),
             peak_bytes: AtomicUsize::new(0),

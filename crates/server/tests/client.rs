@@ -226,6 +226,24 @@ fn a_pause_ends_by_itself_and_is_never_shortened() {
 }
 
 #[test]
+fn a_pause_keeps_the_data_as_it_is() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    client.run("SET stays value");
+    client.run("SET short value PX 50");
+    assert_eq!(client.run("CLIENT PAUSE 100000 WRITE"), "OK");
+    until("expired", || client.run("GET short") == "(nil)");
+    client.run("CONFIG SET maxmemory-policy allkeys-lru");
+    assert_eq!(client.run("CONFIG SET maxmemory 1"), "OK");
+    // Long enough for several sweeps and checks of the memory.
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(client.run("GET stays"), "\"value\"");
+    assert_eq!(client.number("DBSIZE"), 2);
+    assert_eq!(client.run("CLIENT UNPAUSE"), "OK");
+    until("removed", || client.number("DBSIZE") == 0);
+}
+
+#[test]
 fn client_reply_turns_replies_on_and_off() {
     let server = TestServer::start();
     for (commands, expected) in [

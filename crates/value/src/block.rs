@@ -172,6 +172,12 @@ impl Kind {
         matches!(self, Self::Boxed | Self::HashBoxedTtl)
     }
 
+    /// True for a string.
+    #[inline]
+    pub(crate) fn is_text(self) -> bool {
+        !self.is_boxed() && !self.is_packed_collection()
+    }
+
     /// True for a small collection, stored in the value part of the entry.
     pub(crate) fn is_packed_collection(self) -> bool {
         match self {
@@ -522,6 +528,13 @@ impl Block {
     pub(crate) fn room(self) -> usize {
         // SAFETY: the block is live.
         unsafe { heap::usable_bytes(self.0) }
+    }
+
+    /// True if the block is long enough for an entry of this shape, and not much too long.
+    #[inline]
+    pub(crate) fn suits(self, shape: Shape) -> bool {
+        let (total, room) = (shape.total(), self.room());
+        total <= room && room <= total + total / 4 + 16
     }
 
     #[inline]

@@ -97,8 +97,8 @@ impl Entry {
         EntryRef::of(&self.0)
     }
 
-    /// Replaces the value, drops the attributes, and keeps the deadline and the access bits. Writes in place if the value fits and
-    /// wastes little space.
+    /// Replaces the value, drops the attributes, and keeps the deadline and the access bits. A string is written in place if it fits
+    /// and wastes little space.
     #[inline]
     pub fn set(&mut self, value: NewValue<'_>) {
         self.set_with(value, Attributes::NONE);
@@ -107,6 +107,20 @@ impl Entry {
     /// As [`Entry::set`], with new attributes.
     #[inline]
     pub fn set_with(&mut self, value: NewValue<'_>, attributes: Attributes) {
+        if self.overwrite(value, attributes) {
+            return;
+        }
+        let access = self.view().access();
+        let view = self.view();
+        let replacement = Self::new_with(view.key(), value, view.deadline_ms(), attributes);
+        replacement.view().set_access(access);
+        *self = replacement;
+    }
+
+    /// As [`Entry::set_with`], but only if the value is a string and the new one fits in its place: then it takes no more and no less
+    /// memory than before. Returns whether it does; otherwise nothing was done.
+    #[inline]
+    pub fn overwrite(&mut self, value: NewValue<'_>, attributes: Attributes) -> bool {
         let old = self.0.shape();
         let new = Shape {
             width: old.width,
@@ -114,20 +128,17 @@ impl Entry {
         };
         let same_layout = old.kind.fixed_bytes().is_some() == new.kind.fixed_bytes().is_some()
             && old.attributes == new.attributes;
-        if same_layout && !old.kind.is_boxed() && new.length_fits(new.value_len) {
-            let (total, room) = (new.total(), self.0.room());
-            if total <= room && room <= total + total / 4 + 16 {
-                self.0.write_shape(new);
-                self.0.write_attributes(new, attributes);
-                self.0.write_value(new, value);
-                return;
-            }
+        let fits = same_layout
+            && old.kind.is_text()
+            && new.length_fits(new.value_len)
+            // The usual case, which needs no look at what the allocator knows.
+            && (new.kind == old.kind && new.value_len == old.value_len || self.0.suits(new));
+        if fits {
+            self.0.write_shape(new);
+            self.0.write_attributes(new, attributes);
+            self.0.write_value(new, value);
         }
-        let access = self.view().access();
-        let view = self.view();
-        let replacement = Self::new_with(view.key(), value, view.deadline_ms(), attributes);
-        replacement.view().set_access(access);
-        *self = replacement;
+        fits
     }
 
     /// Sets or removes the deadline, in milliseconds since the epoch.
@@ -291,9 +302,7 @@ impl Entry {
         assert!(len <= BYTES_MAX, "value over 4 GiB");
         let mut new = Shape::new(old.kind, old.has_deadline, old.key_len, len);
         new.width = new.width.max(old.width);
-        let (total, room) = (new.total(), self.0.room());
-        let in_place = new.width == old.width && total <= room && room <= total + total / 4 + 16;
-        if in_place {
+        if new.width == old.width && self.0.suits(new) {
             // The bytes up to the old end are initialised already.
             if inserted > removed {
                 self.0
@@ -304,7 +313,7 @@ impl Entry {
                 .shift(value_at + tail, value_at + at + inserted, tail_len);
             self.0.write_shape(new);
         } else {
-            let copy = self.without_value(new, total);
+            let copy = self.without_value(new, new.total());
             // SAFETY: within the old block, which outlives the copy.
             let start = unsafe { self.0.part(old.value_at(), at) };
             copy.0.fill(new.value_at(), start);

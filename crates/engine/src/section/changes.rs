@@ -176,15 +176,21 @@ impl Tx<'_> {
                     USE_OF_ITEM => usage.note_replaced(present.view()),
                     _ => {}
                 }
-                present.update(|entry| {
-                    match deadline {
-                        Deadline::Keep => {}
-                        Deadline::Clear if !entry.view().has_deadline() => {}
-                        Deadline::Clear => entry.set_deadline_ms(None),
-                        Deadline::At(moment) => entry.set_deadline_ms(Some(moment)),
-                    }
-                    entry.set_with(value, attributes);
-                });
+                let keeps_deadline = match deadline {
+                    Deadline::Keep => true,
+                    Deadline::Clear => !present.view().has_deadline(),
+                    Deadline::At(_) => false,
+                };
+                if !(keeps_deadline && present.overwrite(value, attributes)) {
+                    present.update(|entry| {
+                        match deadline {
+                            Deadline::Keep => {}
+                            Deadline::Clear => entry.set_deadline_ms(None),
+                            Deadline::At(moment) => entry.set_deadline_ms(Some(moment)),
+                        }
+                        entry.set_with(value, attributes);
+                    });
+                }
             }
             Place::Absent(absent) => {
                 let deadline_ms = match deadline {

@@ -80,10 +80,10 @@ impl Expirer<'_> {
         }
     }
 
-    /// True on a replica, which does not remove what has expired.
+    /// True on a replica and while clients are paused: what has expired is not removed.
     #[inline]
     pub(crate) fn leaves_expired(&self) -> bool {
-        self.engine.settings.leaves_expired.load(Relaxed)
+        self.engine.settings.leaves_expired(self.now)
     }
 
     /// True if expired entries may be removed that no command asks for.
@@ -184,7 +184,7 @@ impl Engine {
 
     /// Sweeps one slice of each database of a shard. Returns how many entries and fields it removed. A busy shard is skipped.
     pub fn sweep(&self, shard: usize, now: Now) -> usize {
-        if self.settings.sweep_paused.load(Relaxed) {
+        if self.settings.sweep_paused.load(Relaxed) || self.settings.is_paused(now) {
             return 0;
         }
         if self.settings.leaves_expired.load(Relaxed) {

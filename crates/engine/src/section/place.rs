@@ -4,7 +4,7 @@
 
 use damselfly_base::heap;
 use damselfly_table::{Entry as Slot, Occupied, Table, Vacant};
-use damselfly_value::{Entry, EntryRef};
+use damselfly_value::{Attributes, Entry, EntryRef, NewValue};
 
 use crate::section::expired_keys::Expirer;
 use crate::shard::capture::Capture;
@@ -70,6 +70,19 @@ impl<'a> Present<'a> {
             self.slot.get().set_saved(true);
         }
         result
+    }
+
+    /// Replaces a string by another if that takes the same memory, so that nothing has to be counted; see [`Entry::overwrite`].
+    #[inline]
+    pub fn overwrite(&mut self, value: NewValue<'_>, attributes: Attributes) -> bool {
+        if let Some(capture) = &mut self.capture {
+            capture.save(self.slot.get());
+        }
+        let is_done = self.slot.update(|entry| entry.overwrite(value, attributes));
+        if self.capture.is_some() {
+            self.slot.get().set_saved(true);
+        }
+        is_done
     }
 
     /// Removes the expired fields of a hash that has others.

@@ -112,7 +112,7 @@ impl Tx<'_> {
         const BUCKETS_PER_SHARD: usize = 8;
         let db = self.db();
         let settings = &self.engine().settings;
-        let paused = settings.sweep_paused.load(Relaxed) || settings.leaves_expired.load(Relaxed);
+        let paused = settings.sweep_paused.load(Relaxed) || settings.leaves_expired(self.now());
         for shard in 0..self.engine().shards() {
             if !paused {
                 self.sweep(shard, db, |database, mut expirer| {

@@ -1,9 +1,12 @@
 //! Settings that may change while the engine runs.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicUsize, Ordering::Relaxed,
+};
 
 use damselfly_value::Thresholds;
 
+use crate::key::Now;
 use crate::shard::access::AccessPolicy;
 
 const RECENCY: u8 = 0;
@@ -17,6 +20,8 @@ pub struct Settings {
     pub sweep_paused: AtomicBool,
     /// True on a replica: what has expired is not visible, but stays until the primary removes it.
     pub leaves_expired: AtomicBool,
+    /// Until then, in milliseconds since the epoch, clients are paused: what has expired is not visible, but stays.
+    pub paused_until_ms: AtomicI64,
     /// See [`Engine::set_notes_local_deadlines`](crate::Engine::set_notes_local_deadlines).
     pub(crate) notes_local_deadlines: AtomicBool,
     /// `proto-max-bulk-len`: the longest string that a command may create, in bytes.
@@ -52,6 +57,7 @@ impl Default for Settings {
         Self {
             sweep_paused: AtomicBool::new(false),
             leaves_expired: AtomicBool::new(false),
+            paused_until_ms: AtomicI64::new(0),
             notes_local_deadlines: AtomicBool::new(false),
             bulk_bytes_max: AtomicUsize::new(512 << 20),
             item_bytes_max: AtomicUsize::new(1 << 20),
@@ -72,6 +78,16 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// True while clients are paused, so that no data may change.
+    pub fn is_paused(&self, now: Now) -> bool {
+        self.paused_until_ms.load(Relaxed) > now.0
+    }
+
+    /// True if what has expired is not removed now.
+    pub(crate) fn leaves_expired(&self, now: Now) -> bool {
+        self.leaves_expired.load(Relaxed) || self.is_paused(now)
+    }
+
     /// How the log says that a key has expired.
     pub fn name_of_expiry(&self) -> &'static [u8] {
         name_of_removal(&self.unlinks_expired)

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test uses a part")]
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
@@ -85,6 +86,8 @@ pub struct World {
     pub engine: Arc<Engine>,
     bells: Arc<Vec<Bell>>,
     pub threads: usize,
+    /// How many threads have asked to be woken and sleep, or are about to.
+    asleep: AtomicUsize,
 }
 
 impl World {
@@ -104,6 +107,16 @@ impl World {
             engine: Arc::new(engine),
             bells,
             threads,
+            asleep: AtomicUsize::new(0),
+        }
+    }
+
+    /// Waits until so many threads sleep, for a shard that the caller holds.
+    pub fn until_asleep(&self, threads: usize) {
+        let started = Instant::now();
+        while self.asleep.load(SeqCst) < threads {
+            assert!(started.elapsed() < sleep_max(), "no thread sleeps");
+            std::thread::sleep(Duration::from_micros(50));
         }
     }
 
@@ -162,7 +175,9 @@ impl Worker<'_> {
             };
             if !self.world.engine.wait(busy, self.thread) {
                 self.slept.set(self.slept.get() + 1);
+                self.world.asleep.fetch_add(1, SeqCst);
                 self.world.bells[self.thread].sleep();
+                self.world.asleep.fetch_sub(1, SeqCst);
             }
         }
     }

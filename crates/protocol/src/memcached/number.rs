@@ -26,16 +26,32 @@ fn magnitude(digits: &[u8]) -> Option<u64> {
     })
 }
 
+/// The usual number: only digits, which can't overflow.
+#[inline]
+fn plain(text: &[u8]) -> Option<u64> {
+    const DIGITS_MAX: usize = 18;
+    if text.is_empty() || text.len() > DIGITS_MAX {
+        return None;
+    }
+    let mut number = 0;
+    for byte in text {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 {
+            return None;
+        }
+        number = number * 10 + u64::from(digit);
+    }
+    Some(number)
+}
+
 /// An unsigned number of 64 bits.
 #[inline]
 pub fn unsigned(text: &[u8]) -> Option<u64> {
-    // The common case: only digits, which can't overflow.
-    if !text.is_empty() && text.len() <= 19 && text.iter().all(u8::is_ascii_digit) {
-        return Some(
-            text.iter()
-                .fold(0, |number, byte| number * 10 + u64::from(byte - b'0')),
-        );
-    }
+    plain(text).or_else(|| any_unsigned(text))
+}
+
+#[cold]
+fn any_unsigned(text: &[u8]) -> Option<u64> {
     let (is_negative, digits) = split(text)?;
     let number = magnitude(digits)?;
     // C negates the number, and memcached then refuses those that look negative: all but those near -2^64.
@@ -55,6 +71,14 @@ pub fn unsigned_32(text: &[u8]) -> Option<u32> {
 /// A signed number of 64 bits.
 #[inline]
 pub fn signed(text: &[u8]) -> Option<i64> {
+    match plain(text) {
+        Some(number) => i64::try_from(number).ok(),
+        None => any_signed(text),
+    }
+}
+
+#[cold]
+fn any_signed(text: &[u8]) -> Option<i64> {
     let (is_negative, digits) = split(text)?;
     let number = magnitude(digits)?;
     match is_negative {

@@ -184,44 +184,47 @@ impl Parser {
 /// the line feed is no part of the line.
 #[inline]
 fn split_words(input: &[u8], spans: &mut Vec<Span>) -> Option<usize> {
-    let (mut start, mut next) = (0, 0);
-    while let Some(at) = next_blank(input, next) {
-        next = at + 1;
+    let mut start = 0;
+    let mut at_blank = |at: usize| {
         let end = match input[at] {
             b' ' => at,
-            b'\n' if at > 0 && input[at - 1] == b'\r' => at - 1,
+            b'\n' if at > start && input[at - 1] == b'\r' => at - 1,
             b'\n' => at,
-            _ => continue,
+            _ => return false,
         };
         if end > start {
             let len = end - start;
             spans.push(Span { start, len });
         }
-        if input[at] == b'\n' {
-            return Some(at);
+        start = at + 1;
+        input[at] == b'\n'
+    };
+    let (chunks, rest) = input.as_chunks::<CHUNK_BYTES>();
+    for (index, chunk) in chunks.iter().enumerate() {
+        let mut found = blanks(*chunk);
+        while found != 0 {
+            let at = index * CHUNK_BYTES + found.trailing_zeros() as usize / 8;
+            if at_blank(at) {
+                return Some(at);
+            }
+            found &= found - 1;
         }
-        start = next;
     }
-    None
+    let from = input.len() - rest.len();
+    (from..input.len()).find(|&at| input[at] <= b' ' && at_blank(at))
 }
 
-/// The index of the next byte from `at` on that is a blank or a control character.
+/// How many bytes [`blanks`] looks at.
+const CHUNK_BYTES: usize = 8;
+
+/// The highest bit of each byte that is a blank or a control character; the first byte is the lowest one.
 #[inline]
-fn next_blank(input: &[u8], mut at: usize) -> Option<usize> {
+fn blanks(bytes: [u8; CHUNK_BYTES]) -> u64 {
     const ONES: u64 = u64::MAX / 255;
-    while let Some(bytes) = input.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
-        let word = u64::from_le_bytes(*bytes);
-        // The lowest of these bits is in the first byte below 0x21; a borrow can only make higher ones wrong.
-        let below = word.wrapping_sub(ONES * 0x21) & !word & (ONES * 0x80);
-        if below != 0 {
-            return Some(at + below.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
-    let rest = input.get(at..)?;
-    rest.iter()
-        .position(|&byte| byte <= b' ')
-        .map(|found| at + found)
+    let word = u64::from_le_bytes(bytes);
+    // Without its highest bit, a byte above the blank reaches that bit here, and none reaches the next byte.
+    let above = (word & ONES * 0x7f) + ONES * (0x7f - b' ' as u64);
+    !(above | word) & (ONES * 0x80)
 }
 
 /// Where a request ends.
@@ -254,6 +257,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
+    #[inline(always)]
     fn word(&self, index: usize) -> &[u8] {
         match self.spans.get(self.first + index) {
             Some(span) => span.of(self.input),
@@ -397,15 +401,13 @@ impl Line<'_> {
             return Framing::Line;
         };
         let is_valid = self.word(1).len() <= KEY_BYTES_MAX
-            && number::unsigned_32(self.word(2)).is_some()
             && number::signed(self.word(3)).is_some()
             && (verb != Verb::Cas || number::unsigned(self.word(5)).is_some());
-        if !is_valid {
+        let Some(flags) = number::unsigned_32(self.word(2)).filter(|_| is_valid) else {
             self.emit_unless_quiet(Verb::BadFormat, emit);
             return Framing::Skip { bytes: len + 2 };
-        }
-        let has_flags = number::unsigned(self.word(2)) != Some(0);
-        if self.is_too_large(len, has_flags) {
+        };
+        if self.is_too_large(len, flags != 0) {
             let too_large = match verb {
                 Verb::Set => Verb::TooLargeToSet,
                 _ => Verb::TooLarge,
@@ -413,7 +415,8 @@ impl Line<'_> {
             emit(too_large, self.all());
             return Framing::Skip { bytes: len + 2 };
         }
-        self.frame_rest(verb, len, self.is_quiet(), emit)
+        let is_quiet = self.words() > numbers + 2 && self.is_quiet();
+        self.frame_rest(verb, len, is_quiet, emit)
     }
 
     /// Frames `ms`.
@@ -445,6 +448,7 @@ impl Line<'_> {
     }
 
     /// Takes `len` bytes of data and the line end behind them.
+    #[inline]
     fn frame_rest(
         &mut self,
         verb: Verb,
@@ -456,7 +460,7 @@ impl Line<'_> {
         if end > self.input.len() {
             return Framing::Incomplete { wanted: end };
         }
-        if &self.input[end - 2..end] != b"\r\n" {
+        if self.input[end - 2] != b'\r' || self.input[end - 1] != b'\n' {
             if !is_quiet {
                 emit(Verb::BadData, self.all());
             }
@@ -468,6 +472,7 @@ impl Line<'_> {
     }
 
     /// The length of the data, which is word `index`, if it is a length.
+    #[inline]
     fn data_len(&self, index: usize) -> Option<usize> {
         let len = number::signed(self.word(index)).filter(|&len| len <= i64::from(i32::MAX - 2));
         len.and_then(|len| usize::try_from(len).ok())

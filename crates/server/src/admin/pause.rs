@@ -4,13 +4,15 @@ use std::sync::atomic::{
     AtomicBool, AtomicI64, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use damselfly_engine::Engine;
 
 use crate::clock;
 
-/// Whether commands are held back, and until when.
-#[derive(Debug, Default)]
+/// Whether commands are held back, and until when. Meanwhile no key is removed because it has expired or to make room.
 pub struct Pause {
+    engine: Arc<Engine>,
     /// Milliseconds since the epoch; in the past if there is no pause.
     until_ms: AtomicI64,
     writes_only: AtomicBool,
@@ -41,6 +43,17 @@ pub struct Hold {
 }
 
 impl Pause {
+    /// No pause.
+    pub fn new(engine: Arc<Engine>) -> Self {
+        Self {
+            engine,
+            until_ms: AtomicI64::new(0),
+            writes_only: AtomicBool::new(false),
+            ended: AtomicU64::new(0),
+            wishes: Mutex::default(),
+        }
+    }
+
     /// Holds commands back until `until_ms`: all, or only those that write. Extends a running pause; never shortens or weakens it.
     pub fn start(&self, now_ms: i64, until_ms: i64, writes_only: bool) {
         let mut wishes = self.wishes.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,6 +96,8 @@ impl Pause {
         };
         self.writes_only.store(writes_only, Relaxed);
         self.until_ms.store(until_ms, Relaxed);
+        let settings = &self.engine.settings;
+        settings.paused_until_ms.store(until_ms, Relaxed);
     }
 
     /// The pause that holds a command back, if there is one. `writes` says whether the command writes.

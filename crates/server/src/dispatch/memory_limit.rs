@@ -113,6 +113,10 @@ impl Dispatcher {
         }
         self.memory.enough_until = None;
         let (started, now) = (Instant::now(), Now(clock::now_ms()));
+        if self.shared.engine.settings.is_paused(now) {
+            // No data may change.
+            return MemoryRoom::Enough;
+        }
         if self.clients_make_room(now) {
             return MemoryRoom::Soon;
         }

@@ -172,20 +172,26 @@ fn data_that_begins_like_a_flag_is_no_flag() {
 }
 
 #[test]
-fn blanks_are_found_at_every_place_and_behind_every_byte() {
+fn words_are_found_at_every_place_and_between_all_bytes() {
     for byte in 0..=255 {
         for place in 0..20 {
-            let mut text = vec![byte; 24];
-            text[place] = b' ';
-            let expected = text.iter().position(|&byte| byte <= b' ');
-            assert_eq!(next_blank(&text, 0), expected, "{byte} {place}");
-            let from = place.saturating_sub(3);
-            let expected = text[from..].iter().position(|&byte| byte <= b' ');
-            assert_eq!(next_blank(&text, from), expected.map(|at| at + from));
+            let mut text = vec![byte; 27];
+            (text[place], text[place + 2], text[25]) = (b' ', b'\r', b'\n');
+            let mut spans = Vec::new();
+            let end = split_words(&text, &mut spans);
+            let expected = text.iter().position(|&byte| byte == b'\n');
+            assert_eq!(end, expected, "{byte} {place}");
+            let line = &text[..expected.expect("there is one")];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            let words = line
+                .split(|&byte| byte == b' ')
+                .filter(|word| !word.is_empty());
+            let found = spans.iter().map(|span| span.of(&text));
+            assert!(found.eq(words), "{byte} {place}");
         }
     }
-    assert_eq!(next_blank(b"abc", 0), None);
-    assert_eq!(next_blank(b"", 5), None);
+    assert_eq!(split_words(b"abc", &mut Vec::new()), None);
+    assert_eq!(split_words(b"", &mut Vec::new()), None);
 }
 
 #[test]
