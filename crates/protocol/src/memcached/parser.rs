@@ -223,7 +223,7 @@ fn blanks(bytes: [u8; CHUNK_BYTES]) -> u64 {
     const ONES: u64 = u64::MAX / 255;
     let word = u64::from_le_bytes(bytes);
     // Without its highest bit, a byte above the blank reaches that bit here, and none reaches the next byte.
-    let above = (word & ONES * 0x7f) + ONES * (0x7f - b' ' as u64);
+    let above = (word & (ONES * 0x7f)) + ONES * (0x7f - b' ' as u64);
     !(above | word) & (ONES * 0x80)
 }
 
