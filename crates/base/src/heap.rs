@@ -20,7 +20,7 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
 
-pub use slices::{SliceCounts, SparseSlices};
+pub use slices::{SHARED_PAGE_BYTES_MAX, SliceCounts, SparseSlices};
 
 /// The number of counter lines: one for each thread, and the last one shared by all later threads.
 const LINES: usize = 128;

@@ -35,10 +35,17 @@ const USED_PERCENT_MAX: usize = 75;
 /// Several threads count at once; each part of the counts has a lock of its own, and is small enough to grow without a delay.
 const PARTS: usize = 64;
 
+/// A larger block has a page of its own. Moving it would gain nothing.
+pub const SHARED_PAGE_BYTES_MAX: usize = 512 << 10;
+
 /// How many slices the page of a block has; `None` if it has no other block.
 fn page_slices(block_bytes: usize) -> Option<usize> {
     const KIB: usize = 1 << 10;
-    let largest = [(10 * KIB, 1), (84 * KIB, 8), (512 * KIB, REGION_SLICES)];
+    let largest = [
+        (10 * KIB, 1),
+        (84 * KIB, 8),
+        (SHARED_PAGE_BYTES_MAX, REGION_SLICES),
+    ];
     let page = largest.iter().find(|(bytes, _)| block_bytes <= *bytes);
     page.map(|&(_, slices)| slices)
 }
@@ -143,6 +150,7 @@ pub struct SparseSlices {
     /// A bit for each slice of a region.
     regions: HashMap<usize, u64, ahash::RandomState>,
     free_bytes: usize,
+    all_free_bytes: usize,
 }
 
 impl SparseSlices {
@@ -155,7 +163,10 @@ impl SparseSlices {
             }
         }
         pages.sort_unstable_by_key(|page| page.used_percent);
-        let mut found = Self::default();
+        let mut found = Self {
+            all_free_bytes: pages.iter().map(|page| page.free_bytes).sum(),
+            ..Self::default()
+        };
         for page in pages {
             if found.free_bytes >= wanted_bytes {
                 break;
@@ -177,6 +188,11 @@ impl SparseSlices {
     /// How much memory of their pages is not part of blocks that were counted.
     pub fn free_bytes(&self) -> usize {
         self.free_bytes
+    }
+
+    /// The same of all pages that are not full.
+    pub fn all_free_bytes(&self) -> usize {
+        self.all_free_bytes
     }
 }
 
@@ -212,6 +228,7 @@ mod tests {
         assert_eq!(found(SLICE_BYTES), ([false, false, true, false, true], two));
         let three = two + SLICE_BYTES - 6400;
         assert_eq!(found(usize::MAX), ([false, false, true, true, true], three));
+        assert_eq!(SparseSlices::find(&counts, 0).all_free_bytes(), three);
     }
 
     /// Blocks of 100,000 bytes are in pages of 64 slices: one region is nearly empty, the other one nearly full.

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use damselfly_base::heap::SparseSlices;
+use damselfly_base::heap::{SHARED_PAGE_BYTES_MAX, SparseSlices};
 use damselfly_value::EntryRef;
 
 use crate::{Busy, Engine, Now};
@@ -14,8 +14,11 @@ const LOCATED_BUCKETS_MAX: usize = 64;
 /// The most buckets that are visited at a time to move entries. Most are only compared.
 const BUCKETS_MAX: usize = 256;
 
-/// The most bytes that are moved at a time, except for one entry that is larger: some ten microseconds.
+/// No further entry is moved after so many bytes: some ten microseconds. The last one may be larger, up to [`SHARED_PAGE_BYTES_MAX`].
 const BYTES_MAX: usize = 32 << 10;
+
+/// An entry counts as this many bytes at least, since moving a smaller one takes as long.
+const ENTRY_BYTES_MIN: usize = 256;
 
 /// Where a walk over a shard continues.
 #[derive(Clone, Copy, Debug, Default)]
@@ -29,8 +32,6 @@ pub struct WalkPosition {
 pub struct Moved {
     /// How many entries it moved.
     pub entries: usize,
-    /// How many bytes they have.
-    pub bytes: usize,
     /// The walk has visited the whole shard.
     pub is_finished: bool,
 }
@@ -73,7 +74,7 @@ impl Engine {
         now: Now,
     ) -> Result<Moved, Busy> {
         let mut tx = self.try_lock_shard(shard, 0, now)?;
-        let mut moved = Moved::default();
+        let (mut moved, mut work_bytes) = (Moved::default(), 0);
         let databases = tx.databases_mut(shard);
         for _ in 0..BUCKETS_MAX {
             let Some(database) = databases.get_mut(at.db) else {
@@ -84,13 +85,16 @@ impl Engine {
                 at.position,
                 |address| slices.contains(address),
                 |entry| {
-                    entry.relocate();
-                    moved.entries += 1;
-                    moved.bytes += entry.block_bytes();
+                    // Meanwhile another block may be there.
+                    if entry.block_bytes() <= SHARED_PAGE_BYTES_MAX {
+                        entry.relocate();
+                        moved.entries += 1;
+                        work_bytes += entry.block_bytes().max(ENTRY_BYTES_MIN);
+                    }
                 },
             );
             at.db += usize::from(at.position == 0);
-            if moved.bytes >= BYTES_MAX {
+            if work_bytes >= BYTES_MAX {
                 break;
             }
         }
