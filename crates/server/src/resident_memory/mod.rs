@@ -7,7 +7,7 @@
 //! 2. It begins a pass: threads move the entries out of the emptiest slices of memory (`mover.rs`), so that pages get free. A pass has two
 //!    walks over all entries: the first one counts them by slice, the second one moves some.
 //! 3. If that is not fast enough, it withholds a part of `maxmemory`, so that keys are evicted. It raises that part in steps, and waits
-//!    for the evictions of one step before the next. What was withheld is given back as pages get free.
+//!    for the evictions of one step before the next. Entries are moved until nothing is withheld.
 //!
 //! ```text
 //!   0 ───────────── in use ─────── maxmemory - withheld ──── maxmemory ────── entries move ────── keys are withheld
@@ -24,20 +24,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use damselfly_base::heap::{self, SliceCounts, SparseSlices};
+use damselfly_engine::garbage;
 
 pub(crate) use self::mover::Mover;
 use crate::admin::facts::{resident_bytes, resident_private_bytes};
 use crate::dispatch::{background_bytes, counted_bytes, evicts};
 use crate::shared::Shared;
 
-/// The interval of measurements while memory is short.
+/// The interval of measurements while more is resident than may be.
+const OVER_PERIOD: Duration = Duration::from_millis(5);
+
+/// The interval while memory is short.
 const PERIOD: Duration = Duration::from_millis(20);
 
 /// The interval otherwise.
 const IDLE_PERIOD: Duration = Duration::from_millis(500);
 
 /// This part of `maxmemory` may be resident in addition before keys are evicted: the process without data, and what the allocator holds.
-const SLACK_DIVISOR: u64 = 16;
+const SLACK_DIVISOR: u64 = 20;
 /// If that is less, the allocator may hold as much as a process with little data may have in pages that are begun.
 const SLACK_BYTES_MIN: u64 = 16 << 20;
 /// In addition, each thread may have pages of its own.
@@ -46,7 +50,7 @@ const SLACK_BYTES_PER_THREAD: u64 = 1 << 20;
 /// When only this part of the slack is left, entries are moved.
 const MARGIN_DIVISOR: u64 = 4;
 
-/// The part of what is too much that one step withholds or gives back.
+/// The part of what is too little that one step gives back.
 const STEP_DIVISOR: u64 = 2;
 
 /// Evictions have caught up with a step if memory use is above its goal by at most this part of `maxmemory`.
@@ -58,10 +62,13 @@ const WALK_TIME_MAX: Duration = Duration::from_secs(10);
 /// A pass is not worth its time if it frees less than this part of `maxmemory`.
 const PASS_DIVISOR: u64 = 256;
 
+/// If more than so many times as much seems to be free as the allocator holds, other blocks than those of entries fill the pages. Then moving gains little.
+const ESTIMATE_FACTOR_MAX: u64 = 2;
+
 /// How long after a pass the next one waits: until threads have returned the pages that are free now.
 const REST_MIN: Duration = Duration::from_millis(150);
 
-/// If a pass freed little, the next one waits for so many times as long as the pass took.
+/// If the next pass will gain little, it waits for so many times as long as the last one took.
 const REST: u32 = 4;
 
 /// What is done about memory that the allocator holds.
@@ -100,6 +107,11 @@ impl ResidentMemory {
     #[inline]
     pub fn withheld_bytes(&self) -> u64 {
         self.withheld.load(Relaxed)
+    }
+
+    /// Withholds nothing for now, because no key can be evicted.
+    pub fn withhold_nothing(&self) {
+        self.withheld.store(0, Relaxed);
     }
 
     /// True while the allocator holds so much that each thread should return what it can.
@@ -175,10 +187,12 @@ struct Sample {
     limit: u64,
     /// What counts towards it.
     counted: u64,
-    /// What the allocator holds besides the memory in use.
+    /// What the allocator holds besides the memory in use, and what is about to be freed.
     held: u64,
     /// How much of that costs nothing.
     slack: u64,
+    /// The part of `maxmemory` that is withheld.
+    withheld: u64,
 }
 
 impl Sample {
@@ -188,24 +202,29 @@ impl Sample {
         (counted + self.held) as i64 - (self.limit + self.slack) as i64
     }
 
+    /// True if keys are evicted because of the allocator, or will be.
+    fn is_urgent(&self) -> bool {
+        self.withheld > 0 || self.over() > 0
+    }
+
     /// How much should be freed by moving entries.
-    fn to_move(self) -> u64 {
-        let over = self.over() + (self.slack / MARGIN_DIVISOR) as i64;
+    fn wanted(&self) -> u64 {
+        let over = self.over() + (self.withheld + self.slack / MARGIN_DIVISOR) as i64;
         u64::try_from(over).unwrap_or(0)
     }
 
-    /// How much of `maxmemory` is withheld next, if it is `withheld` now.
-    fn next_withheld(&self, withheld: u64) -> u64 {
+    /// How much of `maxmemory` is withheld next.
+    fn next_withheld(&self) -> u64 {
         let over = self.over();
-        let step = over.unsigned_abs().div_ceil(STEP_DIVISOR);
         if over <= 0 {
-            return withheld.saturating_sub(step);
+            let step = over.unsigned_abs().div_ceil(STEP_DIVISOR);
+            return self.withheld.saturating_sub(step);
         }
-        let goal = self.limit.saturating_sub(withheld);
+        let goal = self.limit.saturating_sub(self.withheld);
         if self.counted > goal + self.limit / LAG_DIVISOR {
-            return withheld;
+            return self.withheld;
         }
-        (withheld + step).min(self.limit)
+        (self.withheld + over.unsigned_abs()).min(self.limit)
     }
 }
 
@@ -223,6 +242,8 @@ struct Watch {
     pass_began: Instant,
     /// When its last walk began.
     walk_began: Instant,
+    /// More seemed to be free than the allocator holds.
+    is_estimate_wrong: bool,
 }
 
 /// Measures resident memory until the server has stopped. Does nothing if the process has memory that is not counted.
@@ -237,17 +258,18 @@ pub fn watch(shared: &Weak<Shared>) {
         rest_until: Instant::now(),
         pass_began: Instant::now(),
         walk_began: Instant::now(),
+        is_estimate_wrong: false,
     };
     while let Some(shared) = shared.upgrade() {
-        let is_short = watch.measure(&shared);
+        let pause = watch.measure(&shared);
         drop(shared);
-        std::thread::sleep(if is_short { PERIOD } else { IDLE_PERIOD });
+        std::thread::sleep(pause);
     }
 }
 
 impl Watch {
-    /// Measures once. True if memory is short.
-    fn measure(&mut self, shared: &Shared) -> bool {
+    /// Measures once, and acts. Returns the time until the next measurement.
+    fn measure(&mut self, shared: &Shared) -> Duration {
         let config = shared.config();
         let (limit, counted) = (config.maxmemory_bytes, counted_bytes(shared));
         let memory = &shared.resident_memory;
@@ -255,33 +277,37 @@ impl Watch {
             memory.withheld.store(0, Relaxed);
             memory.is_tight.store(false, Relaxed);
             memory.end();
-            return false;
+            return IDLE_PERIOD;
         }
         let threads = shared.threads.len() as u64;
         let sample = |held: u64| Sample {
             limit,
             counted,
-            held: held.saturating_sub(self.always),
+            held: held.saturating_sub(self.always) + garbage::waiting_bytes() as u64,
             slack: (limit / SLACK_DIVISOR)
                 .saturating_sub(self.always_with_program)
                 .max(SLACK_BYTES_MIN)
                 + threads * SLACK_BYTES_PER_THREAD
                 + 2 * background_bytes(shared),
+            withheld: memory.withheld_bytes(),
         };
         let mut now = sample(held_bytes(resident_private_bytes));
-        if now.to_move() > 0 {
+        if now.wanted() > 0 {
             heap::purge();
             now = sample(held_bytes(resident_private_bytes));
         }
         self.move_entries(shared, &now);
         let is_over = now.over() > 0;
         if std::mem::replace(&mut self.was_over, is_over) || !is_over {
-            let withheld = memory.withheld_bytes();
-            memory.withheld.store(now.next_withheld(withheld), Relaxed);
+            memory.withheld.store(now.next_withheld(), Relaxed);
         }
         let is_tight = is_over || memory.is_moving() || memory.withheld_bytes() > 0;
         memory.is_tight.store(is_tight, Relaxed);
-        is_tight || counted + now.held > limit / 2
+        match is_tight || counted + now.held > limit / 2 {
+            true if is_over => OVER_PERIOD,
+            true => PERIOD,
+            false => IDLE_PERIOD,
+        }
     }
 
     /// Begins, continues or ends a pass.
@@ -290,13 +316,13 @@ impl Watch {
         if memory.is_moving() {
             if self.walk_began.elapsed() > WALK_TIME_MAX {
                 memory.end();
-                self.rest(now);
+                self.rest(false);
             }
             return;
         }
         let phase = match memory.end() {
             Some(walk) => self.next_phase(&walk, now),
-            None if now.to_move() > 0 && Instant::now() >= self.rest_until => {
+            None if now.wanted() > 0 && Instant::now() >= self.rest_until => {
                 self.pass_began = Instant::now();
                 Some(Phase::Count(SliceCounts::default()))
             }
@@ -310,30 +336,29 @@ impl Watch {
 
     /// What the pass does after this walk.
     fn next_phase(&mut self, walk: &Walk, now: &Sample) -> Option<Phase> {
-        self.rest(now);
-        let wanted = now.to_move();
+        let wanted = now.wanted();
         let Phase::Count(counts) = &walk.phase else {
+            self.rest((now.is_urgent() || wanted == 0) && !self.is_estimate_wrong);
             return None;
         };
-        if wanted == 0 {
-            return None;
-        }
         // More than is missing, because sizes go on changing meanwhile.
         let slices = SparseSlices::find(counts, (wanted + now.slack) as usize);
-        if slices.free_bytes() as u64 > now.limit / PASS_DIVISOR {
+        self.is_estimate_wrong = slices.all_free_bytes() as u64 > now.held * ESTIMATE_FACTOR_MAX;
+        if wanted > 0 && slices.free_bytes() as u64 > now.limit / PASS_DIVISOR {
             return Some(Phase::Move(slices));
         }
-        self.rest_until += IDLE_PERIOD;
+        self.rest(false);
         None
     }
 
-    /// Decides when the next pass may begin, after a walk.
-    fn rest(&mut self, now: &Sample) {
-        self.rest_until = Instant::now() + REST_MIN;
-        if now.to_move() > 0 && now.over() <= 0 {
-            // What is left has to be found among slices that are nearly full.
-            self.rest_until += self.pass_began.elapsed() * REST;
-        }
+    /// Decides when the next pass may begin, at the end of one.
+    fn rest(&mut self, is_short: bool) {
+        let rest = match is_short {
+            true => REST_MIN,
+            // Nothing was found, or what is left has to be found among slices that are nearly full.
+            false => IDLE_PERIOD + self.pass_began.elapsed() * REST,
+        };
+        self.rest_until = Instant::now() + rest;
     }
 }
 
@@ -355,22 +380,23 @@ mod tests {
         counted: 1000,
         held: 0,
         slack: 100,
+        withheld: 0,
     };
 
     #[test]
     fn nothing_is_withheld_while_the_allocator_holds_little() {
         for held in [0, 50, 100] {
             let sample = Sample { held, ..SAMPLE };
-            assert_eq!(sample.next_withheld(0), 0, "{held}");
+            assert_eq!(sample.next_withheld(), 0, "{held}");
         }
     }
 
     #[test]
     fn entries_are_moved_before_keys_are_evicted() {
         let sample = Sample { held: 90, ..SAMPLE };
-        assert_eq!((sample.to_move(), sample.next_withheld(0)), (15, 0));
+        assert_eq!((sample.wanted(), sample.next_withheld()), (15, 0));
         let sample = Sample { held: 75, ..SAMPLE };
-        assert_eq!(sample.to_move(), 0);
+        assert_eq!(sample.wanted(), 0);
     }
 
     #[test]
@@ -379,14 +405,18 @@ mod tests {
             held: 300,
             ..SAMPLE
         };
-        assert_eq!(sample.next_withheld(0), 100);
-        assert_eq!(sample.next_withheld(100), 100);
-        let evicted = Sample {
-            counted: 900,
-            held: 300,
-            ..SAMPLE
+        assert_eq!(sample.next_withheld(), 200);
+        let evicting = Sample {
+            withheld: 200,
+            ..sample
         };
-        assert_eq!(evicted.next_withheld(100), 150);
+        assert_eq!(evicting.next_withheld(), 200);
+        let evicted = Sample {
+            counted: 800,
+            held: 400,
+            ..evicting
+        };
+        assert_eq!(evicted.next_withheld(), 300);
     }
 
     #[test]
@@ -394,10 +424,26 @@ mod tests {
         let sample = Sample {
             counted: 700,
             held: 50,
+            withheld: 300,
             ..SAMPLE
         };
-        assert_eq!(sample.next_withheld(300), 125);
-        assert_eq!(sample.next_withheld(3), 0);
+        assert_eq!(sample.next_withheld(), 125);
+        let sample = Sample {
+            withheld: 3,
+            ..sample
+        };
+        assert_eq!(sample.next_withheld(), 0);
+    }
+
+    #[test]
+    fn entries_are_moved_until_nothing_is_withheld() {
+        let sample = Sample {
+            counted: 700,
+            held: 400,
+            withheld: 300,
+            ..SAMPLE
+        };
+        assert_eq!(sample.wanted(), 325);
     }
 
     /// Buffers of clients may exceed the limit. That is not the allocator's fault, and evicting more keys would not help.
@@ -408,6 +454,6 @@ mod tests {
             held: 90,
             ..SAMPLE
         };
-        assert_eq!(sample.next_withheld(0), 0);
+        assert_eq!(sample.next_withheld(), 0);
     }
 }

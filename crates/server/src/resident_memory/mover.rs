@@ -12,20 +12,22 @@ use super::{Phase, Walk};
 use crate::clock;
 use crate::shared::Shared;
 
-/// The longest time that a thread counts or moves entries between two turns: so much later may requests be answered.
+/// How long a thread counts or moves entries between two turns: so much later may requests be answered.
 const SLICE: Duration = Duration::from_micros(100);
+
+/// After a long turn, such as one with large values, a slice may be longer, so that it still has its share of the time.
+const SLICE_MAX: Duration = Duration::from_millis(1);
 
 /// A thread spends one part in this many of its time on that.
 const SHARE: u32 = 4;
-
-/// The most that counts of one slice: if it took longer, the thread was interrupted, and other threads used the processor.
-const SLICE_COUNTED_MAX: Duration = Duration::from_millis(1);
 
 /// When a thread can't do anything, it looks again after this time.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// A thread's part in a walk.
 pub struct Mover {
+    /// When the last slice ended.
+    ended: Instant,
     /// The thread may go on from then on.
     next: Instant,
     /// The last walk in which it took part.
@@ -40,6 +42,7 @@ impl Mover {
     /// No walk is in progress.
     pub fn new() -> Self {
         Self {
+            ended: Instant::now(),
             next: Instant::now(),
             walk: Weak::new(),
             shard: None,
@@ -68,7 +71,8 @@ impl Mover {
             self.walk = Arc::downgrade(&walk);
         }
         let now = Now(clock::now_ms());
-        while started.elapsed() < SLICE {
+        let slice = ((started - self.ended) / (SHARE - 1)).clamp(SLICE, SLICE_MAX);
+        while started.elapsed() < slice {
             let Some((shard, mut at)) = self.next_shard(&walk) else {
                 // Others finish it.
                 self.next = started + RECHECK_INTERVAL;
@@ -90,8 +94,9 @@ impl Mover {
                 }
             }
         }
-        let ended = Instant::now();
-        self.next = ended + (ended - started).min(SLICE_COUNTED_MAX) * (SHARE - 1);
+        self.ended = Instant::now();
+        // If it took longer, the thread was interrupted, and other threads used the processor.
+        self.next = self.ended + (self.ended - started).min(slice) * (SHARE - 1);
     }
 
     /// Counts or moves the next entries of a shard. True if it was visited to the end.
