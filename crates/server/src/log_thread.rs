@@ -179,12 +179,13 @@ impl LogThread {
                 return;
             }
             idle_looks += 1;
-            let is_asleep = idle_looks > IDLE_LOOKS_MAX || self.is_urgent() || !engine.log.is_on();
-            if !is_asleep {
+            let is_idle = idle_looks > IDLE_LOOKS_MAX || !engine.log.is_on();
+            if is_idle {
+                damselfly_base::heap::collect();
+            } else if !self.is_urgent() {
                 thread::park_timeout(INTERVAL);
                 continue;
             }
-            damselfly_base::heap::collect();
             self.is_asleep.store(true, SeqCst);
             if !merge.is_behind() && !self.is_ending.load(SeqCst) {
                 thread::park_timeout(SLEEP);

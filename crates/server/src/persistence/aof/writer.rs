@@ -49,8 +49,6 @@ pub fn run(shared: &Shared) {
     };
     while let Some(items) = writer.next_items() {
         writer.work(items);
-        // Otherwise its freed buffers stay resident, and may cost keys (`resident_memory/`).
-        damselfly_base::heap::collect();
     }
     writer.insist("close", |writer| writer.files_do(AofFiles::close));
 }
@@ -108,6 +106,10 @@ impl Writer<'_> {
     /// Waits for work; `None` at the end.
     fn next_items(&mut self) -> Option<VecDeque<Item>> {
         loop {
+            if self.shared.resident_memory.is_tight() {
+                // Otherwise buffers that this thread has freed stay resident and cost keys.
+                damselfly_base::heap::collect();
+            }
             let config = self.shared.config();
             let mut queue = self.aof.queue();
             if !queue.items.is_empty() {
