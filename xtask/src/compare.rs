@@ -11,6 +11,7 @@ mod machine;
 mod options;
 mod peers;
 mod saving;
+mod slow_disk;
 mod tables;
 mod workloads;
 
@@ -53,7 +54,10 @@ pub fn compare(arguments: &[String]) -> Result<(), String> {
         Mode::Memory => run.memory(&peers),
         Mode::Snapshot => run.snapshot(&peers),
         Mode::Cache => run.cache(&peers),
-        Mode::Log => run.log(&peers),
+        Mode::Log => match options.fsync_ms {
+            None => run.log(&peers),
+            Some(fsync_ms) => run.slow_disk(&peers, fsync_ms),
+        },
     }
 }
 
@@ -83,6 +87,7 @@ impl Options {
                 name: kind.name.to_owned(),
                 kind,
                 program,
+                launcher: Vec::new(),
             }));
         }
         for (name, path) in self.peers.iter().filter(|(name, _)| wanted(name)) {
@@ -93,6 +98,7 @@ impl Options {
                 name: name.clone(),
                 kind,
                 program: path.clone(),
+                launcher: Vec::new(),
             });
         }
         for name in self.servers.iter().flatten() {

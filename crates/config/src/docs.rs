@@ -107,7 +107,8 @@ other files; only the last part of the path may be a pattern. Values are UTF-8 t
 Several lines of `save` or `client-output-buffer-limit` add up. `save` on the command line adds to the file's, as in Redis,
 while `save` in the environment replaces them. `save \"\"` discards all earlier ones.
 
-Files written for Redis 6 and 7 load. An option of Redis that Damselfly does not have yet is skipped with a warning; a name that
+Files written for Redis 6 and 7 load. An option of Redis that Damselfly does not have is skipped, with a warning if it asks for something. `cluster-enabled yes`,
+`loadmodule` and `bind-source-addr` keep the server from starting, since it would not be the one that was asked for; so does a name that
 is not an option of Redis either keeps the server from starting. `user` and `rename-command` work.
 
 Numbers of bytes take a unit: `kb`, `mb` and `gb` are powers of 1024; `k`, `m` and `g` are powers of 1000.

@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 
 use super::kind::{Kind, OptionError, Value};
 use super::options::{self, Effect};
+use super::redis::{self, Lacking};
 use super::settings::UserLine;
-use super::{Config, line, redis};
+use super::{Config, line};
 use damselfly_base::glob::Glob;
 
 /// How deeply `include` may be nested.
@@ -292,7 +293,8 @@ impl Arguments {
                         problem: "expected '--check-aof [--fix] FILE' or '--restore-to TIME --dir SOURCE --into DIRECTORY'".to_owned(),
                     });
                 }
-                ("-", _) if index == 0 || index == last => parsed.standard_input = true,
+                ("-", None) if index <= 1 => parsed.standard_input = true,
+                ("-", _) if index == last => parsed.standard_input = true,
                 (option, _) if option.starts_with("--") => {
                     let words = option[2..].splitn(2, '=').map(str::to_owned);
                     parsed.lines.push(words.collect());
@@ -438,15 +440,8 @@ impl<'a, F: Files> Loader<'a, F> {
             return Ok(());
         }
         let Some(option) = options::find(name) else {
-            if redis::lacks(name) {
-                let warning = format!(
-                    "option '{}' is ignored: it is not supported yet",
-                    name.to_ascii_lowercase()
-                );
-                if !self.warnings.contains(&warning) {
-                    self.warnings.push(warning);
-                }
-                return Ok(());
+            if let Some(lacking) = redis::lacking(name, values) {
+                return self.apply_lacking(place, &name.to_ascii_lowercase(), lacking);
             }
             return Err(refused(place.clone(), name, &unknown(name)));
         };
@@ -465,6 +460,28 @@ impl<'a, F: Files> Loader<'a, F> {
         result.map_err(|why| refused(place.clone(), option.name, &why.to_string()))?;
         self.given.push(option.name);
         Ok(())
+    }
+
+    /// Leaves out a line with an option of Redis that this server lacks, or refuses it.
+    fn apply_lacking(
+        &mut self,
+        place: &Place,
+        name: &str,
+        lacking: Lacking,
+    ) -> Result<(), StartError> {
+        match lacking {
+            Lacking::Nothing => Ok(()),
+            Lacking::Detail(consequence) => {
+                self.warnings.push(format!(
+                    "{place}: option '{name}' is ignored: it is not supported; {consequence}"
+                ));
+                Ok(())
+            }
+            Lacking::Everything(remedy) => {
+                let problem = format!("it is not supported: {remedy}");
+                Err(refused(place.clone(), name, &problem))
+            }
+        }
     }
 
     /// Adds the line to earlier ones of the option, or replaces them. A line without values, or with an empty text, discards earlier ones.

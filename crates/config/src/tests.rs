@@ -40,7 +40,10 @@ repl-diskless-sync yes
 repl-diskless-sync no
 appendonly no
 appendfsync everysec
-loadmodule /usr/lib/module.so arg
+cluster-enabled no
+cluster-node-timeout 15000
+oom-score-adj no
+io-threads 4
 rename-command CONFIG ""
 hash-max-ziplist-entries 100
 list-max-listpack-size -2

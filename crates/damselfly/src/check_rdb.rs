@@ -8,16 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::fail;
 
-/// Names of the program that imply the option, as with `redis-check-rdb`.
-const NAMES: [&str; 2] = ["damselfly-check-rdb", "redis-check-rdb"];
 /// The time between two lines of progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The option that the name of the program stands for.
-pub fn implied_by(program: Option<&str>) -> Option<String> {
-    let name = Path::new(program?).file_name()?.to_str()?;
-    NAMES.contains(&name).then(|| String::from("--check-rdb"))
-}
 
 /// Checks a file. The exit status is 1 if it has a fault or cannot be read.
 pub fn run(path: &Path) -> ExitCode {
@@ -83,19 +75,5 @@ impl Read for Progress {
             };
         }
         Ok(bytes)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_names_of_the_programs_that_check_files_imply_the_option() {
-        let option = Some(String::from("--check-rdb"));
-        assert_eq!(implied_by(Some("redis-check-rdb")), option);
-        assert_eq!(implied_by(Some("/usr/bin/damselfly-check-rdb")), option);
-        assert_eq!(implied_by(Some("/usr/bin/damselfly")), None);
-        assert_eq!(implied_by(None), None);
     }
 }

@@ -53,9 +53,13 @@ impl Log for Logger {
             Level::Debug => '-',
             Level::Trace => '.',
         };
+        let role = match damselfly_server::replication::is_replica_process() {
+            true => 'S',
+            false => 'M',
+        };
         let now = jiff::Zoned::now();
         let line = format!(
-            "{}:M {} {mark} {}\n",
+            "{}:{role} {} {mark} {}\n",
             std::process::id(),
             now.strftime("%d %b %Y %H:%M:%S%.3f"),
             record.args()

@@ -7,6 +7,7 @@ mod logging;
 mod restore_to;
 mod supervisor;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use damselfly_config::{Config, Disk, Loaded, Request, Supervised};
@@ -20,13 +21,26 @@ use supervisor::Supervisor;
 #[global_allocator]
 static HEAP: damselfly_base::heap::Heap = damselfly_base::heap::Heap;
 
+/// Names of the program that imply an option.
+const NAMES: [(&str, &str); 4] = [
+    ("damselfly-check-rdb", "--check-rdb"),
+    ("redis-check-rdb", "--check-rdb"),
+    ("damselfly-check-aof", "--check-aof"),
+    ("redis-check-aof", "--check-aof"),
+];
+
+/// The option that the name of the program stands for.
+fn implied_option(program: Option<&str>) -> Option<String> {
+    let name = Path::new(program?).file_name()?.to_str()?;
+    let (_, option) = NAMES.iter().find(|(known, _)| *known == name)?;
+    Some(String::from(*option))
+}
+
 fn main() -> ExitCode {
     let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     let mut args = std::env::args_os().map(text);
     let name = args.next();
-    let args = check_rdb::implied_by(name.as_deref())
-        .into_iter()
-        .chain(args);
+    let args = implied_option(name.as_deref()).into_iter().chain(args);
     let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
     let request = damselfly_config::load(args, variables, &Disk);
     let loaded = match request {
@@ -80,6 +94,11 @@ fn serve(loaded: Loaded) -> Result<ExitCode, String> {
     // Under a service manager there is no fork: it watches the process that it started.
     let mut child = None;
     if config.daemonize && config.supervised == Supervised::No {
+        if config.logfile.is_empty() {
+            eprintln!(
+                "damselfly: nothing will be logged: a server in the background needs the option logfile"
+            );
+        }
         let failed = |error| format!("Can't run in the background: {error}");
         match daemon::fork().map_err(failed)? {
             Process::Parent(code) => return Ok(code),
@@ -166,4 +185,22 @@ fn enter_dir(config: &mut Config) -> Result<(), String> {
         .map_err(|error| format!("Can't read the working directory: {error}"))?;
     config.dir = dir.display().to_string();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_of_programs_that_check_files_imply_an_option() {
+        for (name, option) in [
+            ("redis-check-rdb", Some("--check-rdb")),
+            ("/usr/bin/damselfly-check-rdb", Some("--check-rdb")),
+            ("./redis-check-aof", Some("--check-aof")),
+            ("/usr/bin/damselfly", None),
+        ] {
+            assert_eq!(implied_option(Some(name)).as_deref(), option, "{name}");
+        }
+        assert_eq!(implied_option(None), None);
+    }
 }

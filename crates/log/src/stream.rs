@@ -110,6 +110,12 @@ impl Log {
         self.next.0.load(Acquire)
     }
 
+    /// True if records were appended that the merge has not taken. Records of the calling thread are certainly counted.
+    #[inline]
+    pub fn has_unmerged(&self) -> bool {
+        self.appended() != self.merged()
+    }
+
     /// How many records the merge has passed on.
     #[inline]
     pub fn merged(&self) -> u64 {

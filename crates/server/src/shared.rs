@@ -206,7 +206,7 @@ impl Shared {
     ) -> Result<(), E> {
         let mut slot = self.config_slot();
         let config = change(&slot)?;
-        note_low_limit(slot.maxmemory_bytes, config.maxmemory_bytes);
+        note_low_limit(slot.maxmemory_bytes, &config);
         if !slot.cache_mode || slot.maxmemory_bytes > 0 {
             note_missing_limit(&config);
         }
@@ -342,11 +342,16 @@ impl OverLimit {
 }
 
 /// Warns if `maxmemory` was set below the memory in use.
-fn note_low_limit(before: u64, limit: u64) {
+fn note_low_limit(before: u64, config: &Config) {
     let used = damselfly_base::heap::used_bytes() as u64;
+    let limit = config.maxmemory_bytes;
     if limit != before && (1..used).contains(&limit) {
+        let consequence = match config.cache_mode {
+            true => "keys will be evicted",
+            false => "keys will be evicted or writes refused, as maxmemory-policy says",
+        };
         log::warn!(
-            "WARNING: maxmemory is set to {limit} bytes, but {used} are in use: keys will be evicted or writes refused, as maxmemory-policy says"
+            "WARNING: maxmemory is set to {limit} bytes, but {used} are in use: {consequence}"
         );
     }
 }

@@ -22,7 +22,7 @@ use crate::persistence::{self, save_file};
 use crate::registry;
 use crate::replication;
 use crate::resident_memory;
-use crate::shared::Shared;
+use crate::shared::{Shared, note_missing_limit};
 use crate::signals::{Signal, Signals};
 use crate::threads::Thread;
 use crate::tls;
@@ -77,7 +77,7 @@ impl Server {
             tls::load(&config).map_err(|why| format!("Failed to configure TLS: {why}"))?;
         let users = Users::new(&config)?;
         let listeners = Listener::open_all(&config)?;
-        let pidfile = write_pidfile(&config)?;
+        let pidfile = write_pidfile(&config);
         save_file::remove_leftovers(Path::new(&config.dir));
         save_file::remove_leftovers(&persistence::aof::folder(&config));
         let has_data = config.appendonly || persistence::start::has_snapshot(&config);
@@ -102,6 +102,7 @@ impl Server {
             config_file,
             users,
         ));
+        note_missing_limit(&shared.config());
         if has_data {
             // Before any client can connect.
             shared.gate.close(Reasons::LOADING);
@@ -367,22 +368,22 @@ fn set_wakes(shared: &Arc<Shared>) {
 /// Where a server in the background writes its process id unless `pidfile` names a file.
 const PIDFILE: &str = "/var/run/damselfly.pid";
 
-fn write_pidfile(config: &Config) -> Result<Option<PidFile>, String> {
+fn write_pidfile(config: &Config) -> Option<PidFile> {
     let is_in_background = config.daemonize && config.supervised == Supervised::No;
     let path = match config.pidfile.as_str() {
         "" if is_in_background => PIDFILE,
-        "" => return Ok(None),
+        "" => return None,
         path => path,
     };
     match std::fs::write(path, format!("{}\n", std::process::id())) {
         // Absolute, because CONFIG SET dir may change the working directory later.
-        Ok(()) => Ok(Some(PidFile(
+        Ok(()) => Some(PidFile(
             std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)),
-        ))),
-        Err(error) if config.pidfile.is_empty() => {
+        )),
+        Err(error) => {
+            // As in Redis: the server is of use without the file.
             log::warn!("Can't write the pidfile {path}: {error}");
-            Ok(None)
+            None
         }
-        Err(error) => Err(format!("Can't write the pidfile {path}: {error}")),
     }
 }

@@ -6,7 +6,7 @@
 //!                  └─ wake_if_due() ───► waker, if the inbox was empty
 //! ```
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::ThreadId;
 
@@ -99,6 +99,10 @@ pub struct Thread {
     pub counters: ThreadCounters,
     /// How many connections it has, including those in its inbox.
     pub connections: AtomicUsize,
+    /// How many of its clients wait for the disk.
+    disk_waits: AtomicU64,
+    /// Clients that waited for records below this number do not wait any more.
+    released: AtomicU64,
 }
 
 impl Thread {
@@ -113,6 +117,8 @@ impl Thread {
             id: OnceLock::new(),
             counters: ThreadCounters::new(),
             connections: AtomicUsize::new(0),
+            disk_waits: AtomicU64::new(0),
+            released: AtomicU64::new(0),
         }
     }
 
@@ -139,6 +145,31 @@ impl Thread {
     /// Records a turn. `uptime_ms` is the time since the start of the server.
     pub fn note_turn(&self, uptime_ms: u64) {
         self.turned_ms.store(uptime_ms, Relaxed);
+    }
+
+    /// Counts its clients that wait for the disk.
+    pub fn add_disk_waits(&self, more: i64) {
+        self.disk_waits.fetch_add(more as u64, SeqCst);
+    }
+
+    /// True if clients of the thread wait for the disk.
+    pub fn waits_for_disk(&self) -> bool {
+        self.disk_waits.load(SeqCst) > 0
+    }
+
+    /// Notes that no client waits for records below this number any more. True if that is new.
+    #[inline]
+    pub fn note_released(&self, durable: u64) -> bool {
+        let is_new = self.released.load(Relaxed) != durable;
+        if is_new {
+            self.released.store(durable, SeqCst);
+        }
+        is_new
+    }
+
+    /// True if no client waits for records below this number.
+    pub fn has_released(&self, durable: u64) -> bool {
+        !self.waits_for_disk() || self.released.load(SeqCst) >= durable
     }
 
     /// Hands the thread a connection. The caller has counted it in `connections`.

@@ -65,8 +65,9 @@ impl Drop for OpenAtEnd<'_> {
     }
 }
 
-/// A server with one data thread, whose append-only file is on a disk that does this before each fsync.
+/// A server whose append-only file is on a disk that does this before each fsync.
 fn start_with(
+    threads: usize,
     appendfsync: AppendFsync,
     before_fsync: impl Fn() + Send + Sync + 'static,
 ) -> TestServer {
@@ -78,7 +79,7 @@ fn start_with(
     }));
     let server = TestServer::try_prepared(
         |config: &mut Config| {
-            config.threads = 1;
+            config.threads = threads;
             config.appendonly = true;
             config.appendfsync = appendfsync;
         },
@@ -87,11 +88,12 @@ fn start_with(
     server.unwrap()
 }
 
-/// The same, with a disk behind a gate.
+/// A server with one data thread, and a disk behind a gate.
 fn start(appendfsync: AppendFsync) -> (TestServer, Arc<Gate>) {
     let gate = Arc::new(Gate::default());
     let at_fsync = gate.clone();
-    (start_with(appendfsync, move || at_fsync.pass()), gate)
+    let server = start_with(1, appendfsync, move || at_fsync.pass());
+    (server, gate)
 }
 
 fn info(client: &mut Client, field: &str) -> String {
@@ -188,26 +190,72 @@ fn with_always_an_fsync_serves_all_clients_that_write_again_and_again() {
     const CLIENTS: usize = 16;
     const ROUNDS: usize = 6;
     const FSYNC: Duration = Duration::from_millis(400);
-    let fsyncs = Arc::new(AtomicUsize::new(0));
-    let counted = fsyncs.clone();
-    let server = start_with(AppendFsync::Always, move || {
-        std::thread::sleep(FSYNC);
-        counted.fetch_add(1, Relaxed);
+    for threads in [1, 2] {
+        let fsyncs = Arc::new(AtomicUsize::new(0));
+        let counted = fsyncs.clone();
+        let server = start_with(threads, AppendFsync::Always, move || {
+            std::thread::sleep(FSYNC);
+            counted.fetch_add(1, Relaxed);
+        });
+        assert_eq!(server.client().run("SET before x"), "OK");
+        let before = fsyncs.load(Relaxed);
+        std::thread::scope(|scope| {
+            for number in 0..CLIENTS {
+                let mut client = server.client();
+                scope.spawn(move || {
+                    for _ in 0..ROUNDS {
+                        assert_eq!(client.run(&format!("SET key:{number} x")), "OK");
+                    }
+                });
+            }
+        });
+        let served = fsyncs.load(Relaxed) - before;
+        assert!(
+            served <= ROUNDS * 3 / 2,
+            "{served} fsyncs with {threads} threads"
+        );
+    }
+}
+
+#[test]
+fn with_no_a_client_that_waits_is_a_reason_for_an_fsync() {
+    let (server, gate) = start(AppendFsync::Never);
+    let mut clients = [server.client(), server.client()];
+    for number in 0..10 {
+        let client = &mut clients[number % 2];
+        let passed = gate.passed();
+        assert_eq!(client.run(&format!("SET key {number}")), "OK");
+        assert_eq!(
+            client.run("WAITAOF 1 0 0"),
+            "1) (integer) 1\n2) (integer) 0"
+        );
+        assert_eq!(gate.passed(), passed + 1);
+    }
+}
+
+/// With `always`, replicas were asked how far they are whenever a reply waited for the disk, though no client waited for replicas.
+#[test]
+fn replies_that_wait_for_the_disk_ask_nothing_of_replicas() {
+    const LAST: &[u8] = b"last-key";
+    let (server, _gate) = start(AppendFsync::Always);
+    server.change(|config| config.repl_diskless_sync_delay_s = 0);
+    let (mut client, mut replica) = (server.client(), server.client());
+    replica.send("SYNC");
+    until("the replica is attached", || {
+        info(&mut client, "connected_slaves") == "1"
     });
-    assert_eq!(server.client().run("SET before x"), "OK");
-    let before = fsyncs.load(Relaxed);
-    std::thread::scope(|scope| {
-        for number in 0..CLIENTS {
-            let mut client = server.client();
-            scope.spawn(move || {
-                for _ in 0..ROUNDS {
-                    assert_eq!(client.run(&format!("SET key:{number} x")), "OK");
-                }
-            });
-        }
-    });
-    let served = fsyncs.load(Relaxed) - before;
-    assert!(served <= ROUNDS * 3 / 2, "{served} fsyncs");
+    for number in 0..20 {
+        assert_eq!(client.run(&format!("SET key:{number} x")), "OK");
+    }
+    assert_eq!(client.run("SET last-key x"), "OK");
+    let has = |stream: &[u8], text: &[u8]| stream.windows(text.len()).any(|part| part == text);
+    let (mut stream, mut buffer) = (Vec::new(), [0; 4096]);
+    while !has(&stream, LAST) {
+        let bytes = replica.stream.read(&mut buffer).unwrap();
+        assert!(bytes > 0, "the link was closed");
+        stream.extend_from_slice(&buffer[..bytes]);
+    }
+    assert!(!has(&stream, b"GETACK"));
 }
 
 #[test]

@@ -5,18 +5,35 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
 use super::peers::{Peer, Protocol, Server};
 use super::{Run, root, tables};
 
+/// How many clients send.
+pub(super) const CONNECTIONS: u32 = 50;
+
+/// A server that takes longer for its first append-only file has failed.
+const LOAD_MAX: Duration = Duration::from_secs(30);
+
 /// How often a client asks when its last write is on disk.
 const WAITS: u32 = 20;
 
 /// How long the disk itself is measured.
 const DISK_MEASURE: Duration = Duration::from_secs(2);
+
+/// Where servers have their files.
+fn folder() -> PathBuf {
+    root().join("target").join("compare")
+}
+
+/// The servers that have an append-only file.
+pub(super) fn with_file(peers: &[Peer]) -> Vec<&Peer> {
+    let has_file = |peer: &&Peer| peer.kind.arguments.contains(&"--save");
+    peers.iter().filter(has_file).collect()
+}
 
 /// How the file is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,11 +137,8 @@ impl Rounds {
 impl Run<'_> {
     /// Measures all servers that have an append-only file.
     pub(super) fn log(&self, peers: &[Peer]) -> Result<(), String> {
-        let peers: Vec<&Peer> = peers
-            .iter()
-            .filter(|peer| peer.kind.arguments.contains(&"--save"))
-            .collect();
-        println!("SET, pipelined 30 deep, 50 connections:\n");
+        let peers = with_file(peers);
+        println!("SET, pipelined 30 deep, {CONNECTIONS} connections:\n");
         println!(
             "| server | data threads µs/SET, off | everysec | × | merge µs/record | file µs/record | requests/s, off | everysec |\n\
              |---|--:|--:|--:|--:|--:|--:|--:|"
@@ -132,6 +146,7 @@ impl Run<'_> {
         let everysec = self.rounds_of(
             &peers,
             &[Setting::Off, Setting::EverySecond],
+            &folder(),
             &["--depth", "30"],
         )?;
         for pair in everysec.chunks(2) {
@@ -165,16 +180,8 @@ impl Run<'_> {
             }
         }
         drop(everysec);
-        println!("\nSET, one at a time on each of 50 connections, appendfsync always:\n");
-        println!("| server | requests/s |\n|---|--:|");
-        for rounds in self.rounds_of(&peers, &[Setting::Always], &["--depth", "1"])? {
-            println!(
-                "| {} | {} |",
-                rounds.name,
-                tables::thousands(rounds.speed())
-            );
-        }
-        let folder = root().join("target").join("compare");
+        let folder = folder();
+        self.always(&peers, &folder)?;
         let syncs =
             disk_syncs(&folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         println!(
@@ -184,20 +191,34 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Runs each server with each setting, in turns.
+    /// Prints the throughput with `appendfsync always` of servers whose files are in `folder`.
+    pub(super) fn always(&self, peers: &[&Peer], folder: &Path) -> Result<(), String> {
+        println!(
+            "\nSET, one at a time on each of {CONNECTIONS} connections, appendfsync always:\n"
+        );
+        println!("| server | requests/s |\n|---|--:|");
+        for rounds in self.rounds_of(peers, &[Setting::Always], folder, &["--depth", "1"])? {
+            println!(
+                "| {} | {} |",
+                rounds.name,
+                tables::thousands(rounds.speed())
+            );
+        }
+        Ok(())
+    }
+
+    /// Runs each server with each setting, in turns. Their files are in `folder`.
     fn rounds_of(
         &self,
         peers: &[&Peer],
         settings: &[Setting],
+        folder: &Path,
         load: &[&str],
     ) -> Result<Vec<Rounds>, String> {
         let mut all = Vec::new();
         for peer in peers {
             for &setting in settings {
-                let folder =
-                    root()
-                        .join("target/compare")
-                        .join(format!("{}-{}", peer.name, setting.name()));
+                let folder = folder.join(format!("{}-{}", peer.name, setting.name()));
                 let _ = fs::remove_dir_all(&folder);
                 let cores = self.options.server_cores();
                 let server = Server::start(
@@ -209,6 +230,7 @@ impl Run<'_> {
                     &setting.arguments(),
                     None,
                 )?;
+                wait_until_loaded(&server)?;
                 all.push(Rounds {
                     name: peer.name.clone(),
                     setting,
@@ -219,11 +241,12 @@ impl Run<'_> {
             }
         }
         let seconds = self.options.seconds.to_string();
+        let connections = CONNECTIONS.to_string();
         let fixed = [
             "--mix",
             "set:1",
             "--connections",
-            "50",
+            &connections,
             "--duration",
             &seconds,
         ];
@@ -247,6 +270,20 @@ impl Run<'_> {
         }
         Ok(all)
     }
+}
+
+/// Waits until a server has its first append-only file, which takes some fsyncs.
+fn wait_until_loaded(server: &Server) -> Result<(), String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", server.name);
+    let mut client = Client::connect(server.port).map_err(failed)?;
+    let started = Instant::now();
+    while let Err(error) = client.run("PING") {
+        if started.elapsed() > LOAD_MAX {
+            return Err(failed(error));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 /// How long after its reply a write is on disk, in seconds: the median and the most.

@@ -28,6 +28,8 @@ cargo xtask compare [--memory | --big | --snapshot | --cache | --log] [OPTIONS]
                       [default: cache-mode,allkeys-lru,allkeys-lfu]
   --trace FILE        with --cache: the requests, instead of generated ones
   --requests N        with --cache: generated requests, after half as many to fill the cache [default: 2000000]
+  --fsync-ms N        with --log: instead, throughput with appendfsync always on a simulated disk whose fsyncs take so long;
+                      needs strace
   --rate N            with --snapshot: requests per second for the latencies [default: 20000]
   --seconds N         seconds per round and server [default: 3]
   --quick             3 rounds of 1 second, 100000 keys, 200000 requests";
@@ -50,6 +52,7 @@ pub(super) struct Options {
     pub policies: Vec<String>,
     pub trace: Option<String>,
     pub requests: u64,
+    pub fsync_ms: Option<f64>,
     pub tls: bool,
 }
 
@@ -81,6 +84,7 @@ impl Options {
             policies: list("cache-mode,allkeys-lru,allkeys-lfu"),
             trace: None,
             requests: 0,
+            fsync_ms: None,
             tls: false,
         };
         let mut quick = false;
@@ -103,6 +107,7 @@ impl Options {
                 "--trace" => options.trace = Some(absolute(value()?)?),
                 "--requests" => options.requests = positive(name, value()?)? as u64,
                 "--rate" => options.rate = positive(name, value()?)? as u64,
+                "--fsync-ms" => options.fsync_ms = Some(positive(name, value()?)?),
                 "--tls" => options.tls = true,
                 "--quick" => quick = true,
                 "--servers" => options.servers = Some(list(value()?)),

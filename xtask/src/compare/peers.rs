@@ -176,11 +176,13 @@ pub(super) fn kind_of(name: &str, program: &Path) -> Option<&'static Kind> {
 }
 
 /// A server to compare.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Peer {
     pub name: String,
     pub kind: &'static Kind,
     pub program: PathBuf,
+    /// A program and its arguments that starts the server in its own process; empty if none is needed.
+    pub launcher: Vec<String>,
 }
 
 /// A running server; dropping it stops the server.
@@ -247,6 +249,7 @@ impl Server {
         }
         let process = Command::new("taskset")
             .args(["-c", cores])
+            .args(&peer.launcher)
             .arg(&program)
             .args(&arguments)
             .current_dir(folder)

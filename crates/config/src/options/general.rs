@@ -33,7 +33,7 @@ pub(super) static OPTIONS: &[Opt] = &[
         "logfile",
         Kind::Text,
         field!(logfile),
-        "File to log to; empty means standard output.",
+        "File to log to; empty means standard output, which a server in the background (`daemonize`) does not have.",
     ),
     Opt::at_start(
         "pidfile",
@@ -45,7 +45,7 @@ pub(super) static OPTIONS: &[Opt] = &[
         "daemonize",
         Kind::Bool,
         field!(daemonize),
-        "Runs the server in the background. The command returns once the server is ready, or with an error if it can't start. Ignored if `supervised` finds a service manager.",
+        "Runs the server in the background. The command returns once the server listens, or with an error if it can't start; whether its data could be loaded is in the log, so set `logfile`. Ignored if `supervised` finds a service manager.",
     ),
     Opt::at_start(
         "supervised",

@@ -76,7 +76,8 @@ fn save_adds_up_on_the_command_line_and_is_replaced_by_the_environment() {
 
 #[test]
 fn the_command_line_can_ask_for_help_version_a_check_and_standard_input() {
-    let asked = |args: &str| load(words(args), [], &Memory([("-", "hz 33")].into())).unwrap();
+    let files = || Memory([("-", "hz 33"), ("/r.conf", "timeout 5")].into());
+    let asked = |args: &str| load(words(args), [], &files()).unwrap();
     assert!(matches!(asked("--help"), Request::Help));
     assert!(matches!(asked("-v"), Request::Version));
     assert!(matches!(asked("--port 1 --help"), Request::Help));
@@ -84,10 +85,12 @@ fn the_command_line_can_ask_for_help_version_a_check_and_standard_input() {
         panic!()
     };
     assert_eq!(path, std::path::Path::new("dump.rdb"));
-    let Request::Run(loaded) = asked("--timeout 3 -") else {
-        panic!()
-    };
-    assert_eq!((loaded.config.hz, loaded.config.timeout_s), (33, 3));
+    for args in ["--timeout 3 -", "- --timeout 3", "/r.conf - --timeout 3"] {
+        let Request::Run(loaded) = asked(args) else {
+            panic!()
+        };
+        assert_eq!((loaded.config.hz, loaded.config.timeout_s), (33, 3));
+    }
 }
 
 #[test]
@@ -97,6 +100,7 @@ fn invalid_options_prevent_the_start_and_errors_name_their_place() {
         ("/unknown.conf", "hz 10\nmaxmemry 5\n"),
         ("/comment.conf", "hz 20 # comment\n"),
         ("/loop.conf", "include /loop.conf\n"),
+        ("/node.conf", "port 0\ncluster-enabled yes\n"),
         ("/gone.conf", "include /nowhere.conf\n"),
         ("/save.conf", "save 900\nsave 1\n"),
     ];
@@ -160,6 +164,14 @@ fn invalid_options_prevent_the_start_and_errors_name_their_place() {
         (
             "/comment.conf",
             "/comment.conf, line 1: option 'hz': wrong number of arguments",
+        ),
+        (
+            "/node.conf",
+            "/node.conf, line 2: option 'cluster-enabled': it is not supported: this server can't be a node of a cluster; remove the line to start a primary of its own, which has only the keys in its own files",
+        ),
+        (
+            "--loadmodule /m.so",
+            "command line: option 'loadmodule': it is not supported: modules can't be loaded; remove the line to start without the module's commands and types",
         ),
         (
             "/save.conf",
@@ -252,7 +264,7 @@ fn a_typical_redis_conf_loads_with_warnings() {
         [("CONFIG".to_owned(), String::new())]
     );
     let expected = [
-        "option 'loadmodule' is ignored: it is not supported yet",
+        "/etc/r.conf, line 24: option 'io-threads' is ignored: it is not supported; set threads to the number of threads that serve clients; by default there is one for each processor",
         "option 'hz' has no effect: background work runs ten times a second, and more often while there is much to do",
     ];
     for warning in expected {

@@ -212,6 +212,8 @@ fn diagnosis(facts: &Facts<'_>) -> String {
     const JUDGED_BYTES_MIN: usize = 5 << 20;
     const PEAK_RATIO_MAX: f64 = 1.5;
     const FRAGMENTATION_MAX: f64 = 1.4;
+    /// So much more than the memory in use is usual: the program itself and the buffers of its threads are part of it.
+    const FRAGMENTATION_BYTES_MIN: usize = 24 << 20;
     const CLIENT_BYTES_MAX: usize = 200 << 10;
     if facts.used < JUDGED_BYTES_MIN {
         return String::from("Too little memory is in use for a diagnosis.\n");
@@ -224,7 +226,8 @@ fn diagnosis(facts: &Facts<'_>) -> String {
             facts.peak, facts.used
         );
     }
-    if facts.fragmentation() > FRAGMENTATION_MAX {
+    let unused = facts.resident_counted().saturating_sub(facts.used);
+    if facts.fragmentation() > FRAGMENTATION_MAX && unused > FRAGMENTATION_BYTES_MIN {
         let _ = writeln!(
             text,
             "- The resident memory is {:.2} times the memory in use. That is normal after many removals and ends as new data arrives; MEMORY PURGE returns free memory.",

@@ -56,7 +56,10 @@ impl Worker {
             self.scratch = vec![0; ENCRYPTED_BYTES_MAX];
         }
         let login = Login::new(users, account);
-        entry.insert(Connection::new(stream, Session::new(client, login)));
+        entry.insert(Box::new(Connection::new(
+            stream,
+            Session::new(client, login),
+        )));
         if may_have_bytes {
             self.mark_readable(key, false);
         }

@@ -51,6 +51,8 @@ pub struct Connection {
     is_broken: bool,
     /// It is in the thread's list of connections to serve.
     pub queued: bool,
+    /// The thread lists it among those whose replies are held back.
+    pub is_listed_as_held: bool,
     /// Since when its unread output has exceeded the soft limit.
     pub over_soft_limit_since: Option<Instant>,
 }
@@ -69,6 +71,7 @@ impl Connection {
             pushed_bytes: 0,
             is_broken: false,
             queued: false,
+            is_listed_as_held: false,
             over_soft_limit_since: None,
         }
     }

@@ -110,7 +110,7 @@ impl Worker {
     /// Disconnects all subscribers of this thread, because messages for them were dropped.
     fn disconnect_subscribers(&mut self) {
         self.shared.pubsub.take_overflow(self.index);
-        let is_cut = |(key, connection): (usize, &Connection)| {
+        let is_cut = |(key, connection): (usize, &Box<Connection>)| {
             let client = &connection.session.client;
             (client.is_subscriber() && !client.killed.swap(true, Relaxed)).then_some(key)
         };

@@ -61,7 +61,8 @@ pub struct Worker {
     shared: Arc<Shared>,
     dispatcher: Dispatcher,
     poll: Poll,
-    connections: Slab<Connection>,
+    /// Boxed, so that a closed one leaves no more than its place.
+    connections: Slab<Box<Connection>>,
     /// Connections to serve in this turn.
     ready: VecDeque<usize>,
     /// Stalled connections, except those that wait for keys.
@@ -71,8 +72,10 @@ pub struct Worker {
     /// Connections whose replies wait for the disk or for replicas, and how far these were when they were last looked at.
     held: Vec<usize>,
     progress_before: u64,
-    /// Disk and replicas know that this thread waits.
-    is_holding: bool,
+    /// How many of `held` the disk knows.
+    held_before: usize,
+    /// The replicas know that connections of `held` wait for them.
+    waits_for_replicas: bool,
     /// Connections of replicas.
     feeds: Vec<usize>,
     /// Connections with replies to send.
@@ -112,7 +115,8 @@ impl Worker {
             deadlines: BTreeSet::new(),
             held: Vec::new(),
             progress_before: 0,
-            is_holding: false,
+            held_before: 0,
+            waits_for_replicas: false,
             feeds: Vec::new(),
             unflushed: Vec::new(),
             buffer: vec![0; READ_BYTES],
@@ -222,6 +226,7 @@ impl Worker {
         }
         self.receive_pending();
         self.dispatcher.retry_waiters();
+        let durable = self.shared.aof.durable();
         self.resume_stalled();
         self.time_out_blocked();
         self.serve_ready();
@@ -231,11 +236,16 @@ impl Worker {
             self.serve_ready();
             self.send_published();
         }
-        if self.shared.engine.log.is_on() {
+        if self.shared.engine.log.has_unmerged() {
             self.shared.log.wake();
         }
         self.flush_held();
+        self.count_held();
+        self.shared
+            .aof
+            .note_released(&self.shared.threads[self.index], durable);
         self.flush_all();
+        self.count_held();
         self.flush_feeds();
         self.run_timers();
         if self.shared.gate.is_loading_any() {
@@ -475,6 +485,9 @@ impl Worker {
             .connections
             .fetch_sub(1, Relaxed);
         self.stalled.retain(|&other| other != key);
+        if connection.is_listed_as_held {
+            self.held.retain(|&other| other != key);
+        }
         if let Some(wait) = connection.session.disk_wait.take() {
             wait.end(&self.shared);
         }

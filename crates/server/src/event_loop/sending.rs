@@ -40,13 +40,28 @@ impl Worker {
     }
 
     /// Notes that replies of a connection wait for the disk or for replicas.
-    pub(super) fn note_held(&mut self, key: usize) {
-        if !std::mem::replace(&mut self.is_holding, true) {
-            self.shared.aof.add_holding(1);
+    fn note_held(&mut self, key: usize) {
+        let connection = &mut self.connections[key];
+        if connection.session.durable_replicas > 0
+            && !std::mem::replace(&mut self.waits_for_replicas, true)
+        {
             self.shared.replication.begin_wait();
         }
-        if !self.held.contains(&key) {
+        if !std::mem::replace(&mut connection.is_listed_as_held, true) {
             self.held.push(key);
+        }
+    }
+
+    /// Lets the disk know how many connections wait for it, and the replicas if none does any more.
+    pub(super) fn count_held(&mut self) {
+        let now = self.held.len();
+        let before = std::mem::replace(&mut self.held_before, now);
+        if now != before {
+            let thread = &self.shared.threads[self.index];
+            self.shared.aof.note_held(thread, before, now);
+        }
+        if now == 0 && std::mem::take(&mut self.waits_for_replicas) {
+            self.shared.replication.end_wait();
         }
     }
 
@@ -60,11 +75,11 @@ impl Worker {
             return;
         }
         self.progress_before = progress;
-        let held = std::mem::take(&mut self.held);
-        held.into_iter().for_each(|key| self.flush(key));
-        if self.held.is_empty() && std::mem::take(&mut self.is_holding) {
-            self.shared.aof.add_holding(-1);
-            self.shared.replication.end_wait();
+        for key in std::mem::take(&mut self.held) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.is_listed_as_held = false;
+                self.flush(key);
+            }
         }
     }
 

@@ -59,6 +59,7 @@ impl Worker {
         if now >= self.next_second {
             self.next_second = now + Duration::from_secs(1);
             self.close_idle();
+            self.free_places();
             self.check_feeds();
             if self.index == 0 {
                 let replication = &self.shared.replication;
@@ -108,6 +109,17 @@ impl Worker {
             .add_if_slow("expire-cycle", now.0 / 1000, took, threshold_ms);
         // More than one removed key per shard is worth another round soon.
         out_of_time && removed > 0 || removed > own_shards
+    }
+
+    /// Frees the places of connections that are gone, when most of them are.
+    fn free_places(&mut self) {
+        const PLACES_KEPT: usize = 64;
+        let places = self.connections.capacity();
+        if places > PLACES_KEPT && self.connections.len() < places / 4 {
+            self.connections.shrink_to_fit();
+            self.ready.shrink_to_fit();
+            self.unflushed.shrink_to_fit();
+        }
     }
 
     /// Closes connections that were idle for too long, or that have exceeded the soft output limit for too long.

@@ -375,6 +375,7 @@ fn wait(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
     let record = shared.engine.log.appended();
     shared.replication.begin_wait();
     let wait = DiskWait {
+        thread: context.thread,
         record,
         awaited: Awaited::Replicas,
         replicas: usize::try_from(wanted).unwrap_or(0),

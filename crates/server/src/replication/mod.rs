@@ -71,6 +71,14 @@ use crate::shared::{Shared, random_hex};
 /// The smallest backlog, as in Redis.
 const BACKLOG_BYTES_MIN: u64 = 16 << 10;
 
+/// The same as [`Replication::is_replica`], for the letter in the log lines of this process.
+static IS_REPLICA: AtomicBool = AtomicBool::new(false);
+
+/// True if the server of this process is a replica.
+pub fn is_replica_process() -> bool {
+    IS_REPLICA.load(Relaxed)
+}
+
 /// The id of no history.
 pub const NO_ID: &str = "0000000000000000000000000000000000000000";
 
@@ -382,6 +390,7 @@ impl Replication {
         if self.is_replica.swap(true, Relaxed) {
             return;
         }
+        IS_REPLICA.store(true, Relaxed);
         assert!(tx.holds_all(), "a role begins at a cut");
         let mut state = self.state();
         state.begin_stream();
@@ -406,6 +415,7 @@ impl Replication {
         if !self.is_replica.swap(false, Relaxed) {
             return;
         }
+        IS_REPLICA.store(false, Relaxed);
         let mut state = self.state();
         state.history.rotate(random_hex());
         // They ask again, and continue with the new id.

@@ -191,6 +191,8 @@ pub enum Awaited {
 /// WAIT and WAITAOF: what a client waits for.
 #[derive(Clone, Copy, Debug)]
 pub struct DiskWait {
+    /// The thread of the client.
+    pub thread: usize,
     /// It waits for all records below this number.
     pub record: u64,
     /// Where they have to be.
@@ -238,7 +240,7 @@ impl DiskWait {
     pub fn end(&self, shared: &Shared) {
         shared.replication.end_wait();
         if self.awaited != Awaited::Replicas {
-            shared.aof.add_waiting(-1);
+            shared.aof.add_waiting(&shared.threads[self.thread], -1);
         }
     }
 }

@@ -97,9 +97,10 @@ fn waitaof(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
         .into());
     }
     let record = shared.engine.log.appended();
-    shared.aof.add_waiting(1);
+    shared.aof.add_waiting(&shared.threads[context.thread], 1);
     shared.replication.begin_wait();
     let wait = DiskWait {
+        thread: context.thread,
         record,
         awaited: Awaited::Disks { local: local > 0 },
         replicas: usize::try_from(replicas).unwrap_or(usize::MAX),

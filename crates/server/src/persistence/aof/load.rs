@@ -55,7 +55,10 @@ impl From<String> for Failure {
 /// It can't be read, or is broken.
 pub fn find(aof: &Aof, config: &Config) -> Result<Manifest, String> {
     let folder = folder(config);
-    let failed = |error: io::Error| format!("{}: {error}", folder.display());
+    let failed = |error: io::Error| {
+        let folder = folder.display();
+        format!("Can't open or create the append-only files in {folder}: {error}")
+    };
     let name = &config.appendfilename;
     let old = Path::new(&config.dir).join(name);
     let moved = folder.join(name);

@@ -47,6 +47,7 @@ pub use self::writer::run;
 use super::{AlreadySaving, Cause};
 use crate::clock;
 use crate::shared::Shared;
+use crate::threads::Thread;
 
 /// After a failed rewrite, the next automatic one waits at least this long, and longer after each further failure.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -145,6 +146,8 @@ pub struct Aof {
     waiting: AtomicU64,
     /// How many threads hold replies back, so that the disk should not wait for the next second.
     holding: AtomicU64,
+    /// The thread that writes sleeps though changes are not on disk, and looks again when so many clients wait; else `u64::MAX`.
+    wake_at: AtomicU64,
     /// Bytes of all files, and after the last rewrite.
     bytes: AtomicU64,
     rewritten_bytes: AtomicU64,
@@ -182,6 +185,7 @@ impl Default for Aof {
             writes_times: AtomicBool::new(false),
             waiting: AtomicU64::new(0),
             holding: AtomicU64::new(0),
+            wake_at: AtomicU64::new(u64::MAX),
             bytes: AtomicU64::new(0),
             rewritten_bytes: AtomicU64::new(0),
             next_base: AtomicU64::new(1),
@@ -262,28 +266,54 @@ impl Aof {
         self.mode() == Mode::On && self.durable() >= record
     }
 
-    /// Counts clients that wait for the disk, so that their threads are woken.
-    pub fn add_waiting(&self, more: i64) {
-        self.waiting.fetch_add(more as u64, SeqCst);
-        self.wake_writer();
+    /// Counts clients of a thread that wait for the disk, so that it is woken.
+    pub fn add_waiting(&self, thread: &Thread, more: i64) {
+        thread.add_disk_waits(more);
+        self.count_waiting(more);
     }
 
-    /// Counts threads that hold replies back until the disk has their changes.
-    pub fn add_holding(&self, more: i64) {
+    /// Counts those whose replies a thread holds back until the disk has their changes.
+    pub fn note_held(&self, thread: &Thread, before: usize, now: usize) {
+        match (before, now) {
+            (0, 1..) => self.add_holding(1),
+            (1.., 0) => self.add_holding(-1),
+            _ => {}
+        }
+        self.add_waiting(thread, now as i64 - before as i64);
+    }
+
+    /// Notes that a thread has released all its clients whose records are below this number.
+    #[inline]
+    pub fn note_released(&self, thread: &Thread, durable: u64) {
+        if thread.note_released(durable) {
+            self.wake_writer();
+        }
+    }
+
+    fn add_holding(&self, more: i64) {
         self.holding.fetch_add(more as u64, SeqCst);
-        self.add_waiting(more);
     }
 
-    /// Lets the thread that writes look again whether an fsync is due. It must not look before and wait after this.
+    fn count_waiting(&self, more: i64) {
+        self.waiting.fetch_add(more as u64, SeqCst);
+        if more > 0 {
+            self.wake_writer();
+        }
+    }
+
+    /// Lets the thread that writes look again whether an fsync is due, if it sleeps. It must not look before and wait after this.
     fn wake_writer(&self) {
-        drop(self.queue());
-        self.changed.notify_one();
+        if self.waiting.load(SeqCst) >= self.wake_at.load(SeqCst) {
+            drop(self.queue());
+            self.changed.notify_one();
+        }
     }
 
     /// Waits until all records below this number are on disk; false if that fails.
     pub(super) fn wait_for(&self, record: u64) -> bool {
         const POLL_INTERVAL: Duration = Duration::from_millis(1);
         self.add_holding(1);
+        self.count_waiting(1);
         while self.mode() != Mode::Off && self.durable() < record {
             if self.status_slot().write_error.is_some() {
                 break;
@@ -291,6 +321,7 @@ impl Aof {
             std::thread::sleep(POLL_INTERVAL);
         }
         self.add_holding(-1);
+        self.count_waiting(-1);
         self.mode() == Mode::Off || self.durable() >= record
     }
 

@@ -53,35 +53,49 @@ pub fn run(shared: &Shared) {
     writer.insist("close", |writer| writer.files_do(AofFiles::close));
 }
 
-/// The changes that share an fsync.
+/// The clients that share an fsync.
 ///
 /// Without a pause, clients that wait for the disk form two groups which take turns: while an fsync works for one, the other one sends,
-/// so each fsync serves half of them. After a short pause, the next fsync has them all.
+/// so each fsync serves half of them. After a short pause, the next fsync has them all. It ends as soon as they are there, and a client
+/// that is alone waits for nobody.
 #[derive(Default)]
 struct Group {
-    /// How many records the last fsync put on disk, and how long it took.
-    last: u64,
-    took: Duration,
+    /// How many clients waited at the end of the last fsync, for it or for the next one.
+    clients: u64,
+    /// How long that fsync took, and the one before.
+    took: [Duration; 2],
     /// More may come until then, before the next fsync.
     until: Option<Instant>,
+    /// All clients are there, and wait for records below this number.
+    complete_at: Option<u64>,
 }
 
 impl Group {
-    /// An fsync has put so many records on disk.
-    fn note(&mut self, records: u64, took: Duration) {
-        *self = Self {
-            last: records,
-            took,
-            until: None,
-        };
+    /// An fsync has ended. So many clients wait, including those that it releases.
+    fn note(&mut self, clients: u64, took: Duration) {
+        (self.clients, self.took) = (clients, [took, self.took[0]]);
+        self.forget_pause();
     }
 
-    /// When the next fsync begins, if so many records are not on disk.
-    fn due(&mut self, records: u64, now: Instant) -> Instant {
-        if records >= self.last || self.took < SLOW_GROUP_SYNC {
+    fn forget_pause(&mut self) {
+        (self.until, self.complete_at) = (None, None);
+    }
+
+    /// When the next fsync begins, if so many clients wait for it. `appended` is the number of the next record, `written` that of the next
+    /// one to be written.
+    fn due(&mut self, waiting: u64, (appended, written): (u64, u64), now: Instant) -> Instant {
+        // A fast disk is sometimes slow once.
+        let took = self.took[0].min(self.took[1]);
+        if self.clients <= 1 || took < SLOW_GROUP_SYNC {
             return now;
         }
-        let took = self.took;
+        if waiting >= self.clients {
+            // Their last records may still be on their way to the file.
+            self.complete_at.get_or_insert(appended);
+        }
+        if self.complete_at.is_some_and(|record| written >= record) {
+            return now;
+        }
         *self.until.get_or_insert_with(|| now + took / GATHER_SHARE)
     }
 }
@@ -118,15 +132,29 @@ impl Writer<'_> {
             if queue.is_ending {
                 return None;
             }
+            // Before it looks how many clients wait.
+            self.aof.wake_at.store(self.wake_at(&config), SeqCst);
             let wait = match self.sync_due(&config) {
                 None => SYNC_INTERVAL,
                 Some(due) => due.saturating_duration_since(Instant::now()),
             };
+            if !wait.is_zero() {
+                let waited = self.aof.changed.wait_timeout(queue, wait);
+                drop(waited.unwrap_or_else(PoisonError::into_inner));
+            }
+            self.aof.wake_at.store(u64::MAX, SeqCst);
             if wait.is_zero() {
                 return Some(VecDeque::new());
             }
-            let waited = self.aof.changed.wait_timeout(queue, wait);
-            drop(waited.unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// How many clients have to wait so that an fsync may be due at once.
+    fn wake_at(&self, config: &Config) -> u64 {
+        match config.appendfsync {
+            _ if !self.is_unsynced() => u64::MAX,
+            AppendFsync::Always => self.group.clients,
+            AppendFsync::EverySecond | AppendFsync::Never => 1,
         }
     }
 
@@ -269,13 +297,24 @@ impl Writer<'_> {
             AppendFsync::Never => self.aof.waiting.load(SeqCst) > 0,
         } || self.aof.holding.load(SeqCst) > 0;
         if is_wanted {
-            let records = self.end.saturating_sub(self.aof.durable());
-            return Some(self.group.due(records, Instant::now()));
+            let waiting = self.waiting_again();
+            let records = (self.shared.engine.log.appended(), self.end);
+            return Some(self.group.due(waiting, records, Instant::now()));
         }
-        self.group.until = None;
+        self.group.forget_pause();
         let is_busy = config.no_appendfsync_on_rewrite && self.shared.persistence.is_saving();
         let is_periodic = config.appendfsync == AppendFsync::EverySecond && !is_busy;
         is_periodic.then(|| self.last_sync + SYNC_INTERVAL)
+    }
+
+    /// How many clients wait for the next fsync; 0 as long as a thread still has to release those that waited for the last one.
+    fn waiting_again(&self) -> u64 {
+        let durable = self.aof.durable();
+        let threads = &self.shared.threads;
+        match threads.iter().all(|thread| thread.has_released(durable)) {
+            true => self.aof.waiting.load(SeqCst),
+            false => 0,
+        }
     }
 
     fn sync_if_due(&mut self, config: &Config) {
@@ -290,11 +329,11 @@ impl Writer<'_> {
     }
 
     fn sync(&mut self) {
-        let records = self.end.saturating_sub(self.aof.durable());
         let started = Instant::now();
         let synced = self.files_do(AofFiles::sync);
         self.last_sync = Instant::now();
-        self.group.note(records, self.last_sync - started);
+        let waiting = self.aof.waiting.load(SeqCst);
+        self.group.note(waiting, self.last_sync - started);
         if let Err(error) = synced {
             self.refuse_writes(&error, "fsync");
             return;
@@ -316,8 +355,10 @@ impl Writer<'_> {
             return;
         }
         self.aof.durable.fetch_max(self.end, SeqCst);
-        if self.aof.waiting.load(SeqCst) > 0 {
-            self.shared.threads.iter().for_each(Thread::wake);
+        for thread in &self.shared.threads {
+            if thread.waits_for_disk() {
+                thread.wake();
+            }
         }
     }
 
@@ -377,25 +418,49 @@ fn without_code(error: &io::Error) -> String {
 mod tests {
     use super::*;
 
+    const TOOK: Duration = Duration::from_millis(8);
+
+    /// A group after two fsyncs that took 8 ms, when so many clients waited.
+    fn after_fsyncs(clients: u64) -> Group {
+        let mut group = Group::default();
+        group.note(1, TOOK);
+        group.note(clients, TOOK);
+        group
+    }
+
     #[test]
-    fn an_fsync_waits_for_as_many_changes_as_the_last_one_had_but_not_long() {
-        let (mut group, now, took) = (Group::default(), Instant::now(), Duration::from_millis(8));
-        assert_eq!(group.due(1, now), now);
-        group.note(50, took);
-        let latest = now + took / GATHER_SHARE;
-        assert_eq!(group.due(20, now), latest);
-        assert_eq!(group.due(49, now + took / 8), latest);
-        assert_eq!(group.due(50, now + took / 8), now + took / 8);
-        group.note(49, took);
-        assert_eq!(group.due(1, now + took), latest + took);
+    fn an_fsync_waits_for_the_clients_of_the_last_one_but_not_long() {
+        let now = Instant::now();
+        assert_eq!(Group::default().due(1, (1, 1), now), now);
+        let mut group = after_fsyncs(50);
+        let (later, latest) = (now + TOOK / 8, now + TOOK / GATHER_SHARE);
+        assert_eq!(group.due(20, (20, 20), now), latest);
+        assert_eq!(group.due(49, (49, 49), later), latest);
+        assert_eq!(group.due(50, (50, 50), later), later);
+        // The time counts anew after each fsync.
+        group.note(50, TOOK);
+        assert_eq!(group.due(1, (51, 51), now + TOOK), latest + TOOK);
+    }
+
+    #[test]
+    fn an_fsync_waits_for_the_last_records_of_the_clients() {
+        let (mut group, now) = (after_fsyncs(2), Instant::now());
+        assert_eq!(group.due(2, (7, 6), now), now + TOOK / GATHER_SHARE);
+        // Further records belong to clients that do not wait.
+        let later = now + TOOK / 8;
+        assert_eq!(group.due(2, (9, 7), later), later);
     }
 
     #[test]
     fn a_fast_disk_or_a_single_client_never_waits() {
-        let (mut group, now) = (Group::default(), Instant::now());
-        group.note(50, Duration::from_micros(100));
-        assert_eq!(group.due(1, now), now);
-        group.note(1, Duration::from_millis(8));
-        assert_eq!(group.due(1, now), now);
+        let now = Instant::now();
+        let mut single = after_fsyncs(1);
+        assert_eq!(single.due(0, (100, 1), now), now);
+        assert_eq!(single.due(1, (100, 1), now), now);
+        let mut fast = after_fsyncs(50);
+        fast.note(50, Duration::from_micros(100));
+        assert_eq!(fast.due(1, (1, 1), now), now);
+        fast.note(50, TOOK);
+        assert_eq!(fast.due(1, (1, 1), now), now, "it was slow once");
     }
 }
