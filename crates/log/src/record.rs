@@ -1,7 +1,7 @@
 //! A record that is being made: the effects of one section so far, as RESP commands.
 //!
 //! ```text
-//! payload: part, part, ...      a part: | targets: u8 | length: u32 LE | commands |
+//! payload: part, part, ...      a part: | u64 LE: the targets in the lowest byte, above it the length | commands |
 //! ```
 //!
 //! Nearly every record has one part. Effects with other targets than the one before begin a new one.
@@ -9,7 +9,8 @@
 use crate::batch::Targets;
 use crate::ring::Head;
 
-const PART_HEAD_BYTES: usize = 5;
+const PART_HEAD_BYTES: usize = 8;
+const LENGTH_SHIFT: u32 = 8;
 
 /// A buffer that is larger than this is not kept for the next record.
 const KEPT_BYTES_MAX: usize = 64 << 10;
@@ -170,17 +171,15 @@ impl Record {
                 self.note_part_length();
             }
             (self.part, self.part_targets) = (self.payload.len(), targets);
-            self.payload.push(targets.bits());
-            self.payload.extend_from_slice(&[0; 4]);
+            self.payload.extend_from_slice(&part_head(targets, 0));
         }
     }
 
     #[inline]
     fn note_part_length(&mut self) {
         let length = self.payload.len() - self.part - PART_HEAD_BYTES;
-        let place = &mut self.payload[self.part + 1..self.part + PART_HEAD_BYTES];
-        // A section whose effects take 4 GiB would need a request of that size.
-        place.copy_from_slice(&u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
+        let place = &mut self.payload[self.part..self.part + PART_HEAD_BYTES];
+        place.copy_from_slice(&part_head(self.part_targets, length));
     }
 
     /// Puts the kept effects first.
@@ -244,15 +243,27 @@ impl Record {
     }
 }
 
+/// The head of a part. A script can have effects of many gigabytes.
+#[inline]
+fn part_head(targets: Targets, length: usize) -> [u8; PART_HEAD_BYTES] {
+    ((length as u64) << LENGTH_SHIFT | u64::from(targets.bits())).to_le_bytes()
+}
+
+#[inline]
+fn read_part_head(head: [u8; PART_HEAD_BYTES]) -> (Targets, usize) {
+    let head = u64::from_le_bytes(head);
+    let length = (head >> LENGTH_SHIFT) as usize;
+    (Targets::from_bits(head as u8), length)
+}
+
 /// The parts of a payload: the targets and the commands of each.
 pub(crate) fn parts(mut payload: &[u8]) -> impl Iterator<Item = (Targets, &[u8])> {
     std::iter::from_fn(move || {
         let (head, rest) = payload.split_first_chunk::<PART_HEAD_BYTES>()?;
-        let [targets, a, b, c, d] = *head;
-        let length = u32::from_le_bytes([a, b, c, d]) as usize;
+        let (targets, length) = read_part_head(*head);
         let (commands, rest) = rest.split_at_checked(length)?;
         payload = rest;
-        Some((Targets::from_bits(targets), commands))
+        Some((targets, commands))
     })
 }
 
@@ -288,4 +299,19 @@ fn write_length(out: &mut Vec<u8>, kind: u8, length: usize) {
     out.push(kind);
     out.extend_from_slice(&digits[at..]);
     out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bug: of the effects of a script that took more than 4 GiB, the log had only the beginning, and then bytes from the middle of a
+    /// value. Cause: the length of a part had 32 bits.
+    #[test]
+    fn a_part_may_be_longer_than_four_gibibytes() {
+        for length in [0, 1, u32::MAX as usize, 5 << 32, 1 << 55] {
+            let head = part_head(Targets::FILE, length);
+            assert_eq!(read_part_head(head), (Targets::FILE, length));
+        }
+    }
 }

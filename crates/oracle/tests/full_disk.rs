@@ -5,6 +5,7 @@ mod common {
 }
 
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -204,4 +205,55 @@ fn with_always_a_write_that_does_not_fit_is_acknowledged_when_there_is_room() {
             "(integer) 1"
         );
     });
+}
+
+/// Bug: `CONFIG SET appendonly no` did not end the refusal of writes, so not even keys could be deleted.
+#[test]
+fn turning_the_file_off_accepts_writes_again() {
+    let Some(disk) = SmallDisk::start("everysec") else {
+        return;
+    };
+    let server = &disk.server;
+    disk.fill(&AtomicBool::new(false));
+    assert_eq!(call(server, &["CONFIG", "SET", "appendonly", "no"]), "OK");
+    wait_until("writes are accepted", || {
+        call(server, &["SET", "more", "x"]) == "OK"
+    });
+    assert_eq!(call(server, &["FLUSHALL"]), "OK");
+    assert_eq!(call(server, &["SET", "small", "x"]), "OK");
+    assert_eq!(call(server, &["CONFIG", "SET", "appendonly", "yes"]), "OK");
+    wait_until("the new file is complete", || {
+        call(server, &["WAITAOF", "1", "0", "100"]).starts_with("1) (integer) 1")
+    });
+    disk.check_copy();
+}
+
+/// Bug: when the server stopped with a full disk, the file had a hole: the change that did not fit was missing, later ones were there.
+#[test]
+fn after_a_stop_with_a_full_disk_the_file_has_a_beginning_of_the_history() {
+    let Some(mut disk) = SmallDisk::start("everysec") else {
+        return;
+    };
+    let server = &disk.server;
+    // Still open when the server's file system is gone.
+    let folder = fs::File::open(disk.path.join("appendonlydir")).unwrap();
+    let behind = PathBuf::from(format!("/proc/self/fd/{}/.", folder.as_raw_fd()));
+    assert_eq!(call(server, &["SET", "before", "x"]), "OK");
+    let sleep = |us: &str| call(server, &["DEBUG", "AOF-FLUSH-SLEEP", us]);
+    assert_eq!(sleep("1000000"), "OK");
+    let large = "x".repeat(8 << 20);
+    assert_eq!(call(server, &["SET", "large", &large]), "OK");
+    assert_eq!(call(server, &["SET", "after", "x"]), "OK");
+    wait_until("the disk is full", || {
+        info(server, "aof_last_write_status") == "err"
+    });
+    let mut connection = server.connect();
+    connection.send(b"SHUTDOWN NOSAVE NOW FORCE\r\n").unwrap();
+    let ended = disk.server.wait(std::time::Duration::from_secs(30));
+    assert!(ended.unwrap().is_some(), "the server stops");
+    let restored = ScratchFolder::create().unwrap();
+    copy(&behind, &restored.path().join("appendonlydir"));
+    let other = with_append_only_file(&Program::subject(), restored.path());
+    assert_eq!(call(&other, &["EXISTS", "before"]), "(integer) 1");
+    assert_eq!(call(&other, &["EXISTS", "large", "after"]), "(integer) 0");
 }

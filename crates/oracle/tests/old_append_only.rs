@@ -6,7 +6,7 @@ mod common {
 
 use std::fs;
 
-use common::replicas::{digest, with_append_only_file};
+use common::replicas::{digest, info, wait_until, with_append_only_file};
 use damselfly_base::sha1::{hex, sha1};
 use damselfly_oracle::connection::request;
 use damselfly_oracle::server::{Program, ScratchFolder, Server};
@@ -63,6 +63,36 @@ fn scripts_run_again_and_lead_to_the_data_that_redis_has() {
     // DEBUG LOADAOF repeats the rewritten file, which has their effects.
     assert_eq!(value(&mut connection, &["DEBUG", "LOADAOF"]), "OK");
     assert_eq!(digest(&redis), digest(&ours));
+}
+
+/// Bug: a server that was started without `appendonly` took an old file for its own when that was turned on, and then deleted it, although its
+/// data was in no memory.
+#[test]
+fn an_old_file_is_not_touched_by_a_server_that_has_not_loaded_it() {
+    let folder = ScratchFolder::create().unwrap();
+    let (old, log) = (
+        folder.path().join("appendonly.aof"),
+        request(&["SET", "precious", "x"]),
+    );
+    fs::write(&old, &log).unwrap();
+    let dir = folder.path().display().to_string();
+    let server = Server::start(&Program::subject(), &["--dir", &dir, "--save", ""]).unwrap();
+    let mut connection = server.connect();
+    let mut say = |words: &[&str]| connection.call(words).unwrap().to_string();
+    assert_eq!(say(&["SET", "new", "x"]), "OK");
+    assert!(say(&["BGREWRITEAOF"]).contains("Background append only file rewriting"));
+    wait_until("the rewrite is over", || {
+        info(&server, "aof_rewrite_in_progress") == "0"
+    });
+    assert_eq!(say(&["CONFIG", "SET", "appendonly", "yes"]), "OK");
+    wait_until("the file is complete", || {
+        say(&["WAITAOF", "1", "0", "100"]).starts_with("1) (integer) 1")
+    });
+    assert_eq!(fs::read(&old).unwrap(), log);
+    // The folder can't be changed under an append-only file.
+    assert!(
+        say(&["CONFIG", "SET", "dir", "/tmp"]).contains("(possibly related to argument 'dir')")
+    );
 }
 
 #[test]

@@ -157,11 +157,13 @@ impl LogThread {
         let mut merge = Merge::new(engine.log.clone());
         let (mut spare, mut idle_looks) = (Batch::default(), 0);
         loop {
+            // At the end, what is left is passed on whatever the consumers say: they will not take more later.
+            let is_ending = self.is_ending.load(SeqCst);
             let is_full = self
                 .consumers()
                 .iter()
                 .any(|attached| attached.consumer.is_full());
-            if is_full {
+            if is_full && !is_ending {
                 thread::park_timeout(INTERVAL);
                 continue;
             }

@@ -95,6 +95,24 @@ fn a_client_can_have_all_its_writes_on_replicas() {
     say(&mut connection, "SET key soon");
 }
 
+/// Bug: a server that stopped sent replies that waited for replicas, which did not have the changes.
+#[test]
+fn a_server_that_stops_does_not_send_replies_that_wait_for_replicas() {
+    let primary = ours(&[]);
+    let proxy = LinkProxy::start(primary.address());
+    let replica = redis_of(proxy.address(), &[]);
+    wait_for_link(&replica);
+    let (mut connection, mut other) = (primary.connect(), primary.connect());
+    say(&mut connection, "CLIENT DURABLE OFF REPLICAS 1");
+    proxy.stall(true);
+    connection.send(b"SET key late\r\n").unwrap();
+    wait_until("the write is visible", || {
+        text(&say(&mut other, "GET key")) == "late"
+    });
+    other.send(b"SHUTDOWN NOSAVE NOW FORCE\r\n").unwrap();
+    assert!(connection.closed_by_server());
+}
+
 #[test]
 fn writes_need_good_replicas_if_that_is_configured() {
     let primary = ours(&[

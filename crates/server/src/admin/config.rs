@@ -13,6 +13,7 @@ use damselfly_tls::Acceptor;
 
 use crate::event_loop::listener::Address;
 use crate::event_loop::open_files;
+use crate::persistence::aof::Mode;
 use crate::registry::{Handler, SessionFn};
 use crate::replace_file::replace_file;
 use crate::session::Context;
@@ -256,6 +257,11 @@ impl Change<'_> {
         }
         if self.enters_dir {
             new.dir = enter(&new.dir).map_err(|error| ("dir", reason(&error)))?;
+            if new.dir != self.old.dir && shared.aof.mode() != Mode::Off {
+                let _ = enter(&self.old.dir);
+                let why = "the append-only file is in the current folder; turn it off first: CONFIG SET appendonly no";
+                return Err(("dir", why.to_owned()));
+            }
         }
         let applied = self.load_tls(shared, new).and_then(|encryption| {
             // Last, since it is the hardest to undo.

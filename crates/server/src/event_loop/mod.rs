@@ -506,15 +506,9 @@ impl Worker {
     fn shut_down(&mut self) {
         let keys: Vec<usize> = self.connections.iter().map(|(key, _)| key).collect();
         for key in keys {
-            if let Some(connection) = self.connections.get_mut(key) {
-                // Replies whose changes are not on disk are not sent.
-                let sent_max = match self.shared.aof.holds_replies() {
-                    false => usize::MAX,
-                    true => connection
-                        .hold(self.shared.engine.log.appended(), self.shared.aof.durable()),
-                };
-                let _ = connection.flush_up_to(sent_max, &mut self.scratch);
-            }
+            // Replies whose changes are not where they have to be are not sent.
+            let sent_max = self.sent_max(key);
+            let _ = self.connections[key].flush_up_to(sent_max, &mut self.scratch);
             self.close(key);
         }
         drop(self.shared.threads[self.index].take_arrivals());

@@ -109,6 +109,20 @@ impl Worker {
         sent_max
     }
 
+    /// Up to where the output of a connection may be sent now.
+    #[inline]
+    pub(super) fn sent_max(&mut self, key: usize) -> usize {
+        let connection = &self.connections[key];
+        let may_be_held = self.shared.aof.holds_replies()
+            || connection.session.is_durable && self.shared.aof.mode() == aof::Mode::On
+            || connection.session.durable_replicas > 0
+            || connection.is_held();
+        match may_be_held {
+            false => usize::MAX,
+            true => self.hold(key),
+        }
+    }
+
     /// Sends replies, and closes the connection if nothing is left to do for it.
     pub(super) fn flush(&mut self, key: usize) {
         let Some(connection) = self.connections.get_mut(key) else {
@@ -124,14 +138,7 @@ impl Worker {
             return;
         }
         let before = connection.unsent();
-        let may_be_held = self.shared.aof.holds_replies()
-            || connection.session.is_durable && self.shared.aof.mode() == aof::Mode::On
-            || connection.session.durable_replicas > 0
-            || connection.is_held();
-        let sent_max = match may_be_held {
-            false => usize::MAX,
-            true => self.hold(key),
-        };
+        let sent_max = self.sent_max(key);
         let Some(connection) = self.connections.get_mut(key) else {
             return;
         };

@@ -169,13 +169,16 @@ fn run_loadaof(shared: &Arc<Shared>, tx: &mut Tx<'_>) -> Result {
     if !shared.aof.wait_for(shared.engine.log.appended()) {
         return Err(failed("the last changes can't be written").into());
     }
+    let manifest =
+        aof::load::read_manifest(&shared.aof, &shared.config()).map_err(|why| failed(&why))?;
+    if manifest.is_empty() {
+        return Err(failed("there is none").into());
+    }
     // The cut of a save in progress must not see the loaded data.
     shared.persistence.finish_save(tx);
     // What is loaded is in the log already.
     tx.set_log_targets(Targets::NONE);
     let loaded = empty(shared, tx).and_then(|()| {
-        let manifest =
-            aof::load::find(&shared.aof, &shared.config()).map_err(|why| failed(&why))?;
         let stop = || shared.stopping.load(Relaxed);
         aof::load::load(shared, &manifest, Some(tx), &stop).map_err(|why| failed(&why))?;
         Ok(())

@@ -223,6 +223,12 @@ impl AofFiles {
         Ok(())
     }
 
+    /// False if the file of a base is gone.
+    pub fn has(&self, base: &FileEntry) -> bool {
+        let length = self.storage.len(&base.name);
+        !length.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    }
+
     /// Deletes files that are not needed any more.
     fn drop_history(&mut self) {
         let removed = |entry: &FileEntry| match self.storage.remove(&entry.name) {

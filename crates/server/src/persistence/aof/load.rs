@@ -49,21 +49,43 @@ impl From<String> for Failure {
     }
 }
 
-/// The manifest of the configured folder. An old single file becomes the base of a new folder.
+/// The files of the configured folder.
+///
+/// # Errors
+/// The manifest can't be read, or is broken.
+fn open(aof: &Aof, config: &Config) -> Result<AofFiles, String> {
+    let storage = aof
+        .storage(config)
+        .map_err(|error| failed(config, &error))?;
+    AofFiles::open(storage, &config.appendfilename).map_err(|error| failed(config, &error))
+}
+
+fn failed(config: &Config, error: &io::Error) -> String {
+    let folder = folder(config);
+    let folder = folder.display();
+    format!("Can't open or create the append-only files in {folder}: {error}")
+}
+
+/// The manifest of the configured folder.
 ///
 /// # Errors
 /// It can't be read, or is broken.
-pub fn find(aof: &Aof, config: &Config) -> Result<Manifest, String> {
+pub fn read_manifest(aof: &Aof, config: &Config) -> Result<Manifest, String> {
+    Ok(open(aof, config)?.manifest().clone())
+}
+
+/// The manifest of the configured folder, for a start. An old single file becomes the base of a new folder; it must not be touched at any other
+/// time, since its data is in no memory.
+///
+/// # Errors
+/// It can't be read, or is broken.
+fn find(aof: &Aof, config: &Config) -> Result<Manifest, String> {
     let folder = folder(config);
-    let failed = |error: io::Error| {
-        let folder = folder.display();
-        format!("Can't open or create the append-only files in {folder}: {error}")
-    };
+    let failed = |error: io::Error| failed(config, &error);
     let name = &config.appendfilename;
     let old = Path::new(&config.dir).join(name);
     let moved = folder.join(name);
-    let storage = aof.storage(config).map_err(failed)?;
-    let mut files = AofFiles::open(storage, name).map_err(failed)?;
+    let mut files = open(aof, config)?;
     let is_new = files.manifest().is_empty();
     let base = files.manifest().base.as_ref();
     // Redis writes the manifest first, and may have been interrupted.

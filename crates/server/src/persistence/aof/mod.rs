@@ -343,7 +343,8 @@ impl Aof {
     /// The number of a new base. No two get the same one: a file that is still to be named by the manifest would be overwritten, and then
     /// deleted as the one that was replaced.
     pub(super) fn take_base_number(&self, config: &Config) -> u64 {
-        let in_manifest = load::find(self, config).map_or(1, |manifest| manifest.next_base());
+        let in_manifest =
+            load::read_manifest(self, config).map_or(1, |manifest| manifest.next_base());
         self.next_base.fetch_max(in_manifest, Relaxed);
         self.next_base.fetch_add(1, Relaxed)
     }
@@ -406,6 +407,18 @@ impl Aof {
             drop(queue);
             self.changed.notify_one();
         }
+    }
+
+    /// Notes that the rewrite has failed after all, because the base that it made can't be used.
+    fn note_useless_base(&self, base: &FileEntry, why: &str) {
+        log::error!(
+            "The rewrite of the append-only file has failed: its new base {} can't be used: {why}. The earlier files stay in use.",
+            base.name
+        );
+        let mut status = self.status_slot();
+        status.is_last_rewrite_ok = false;
+        status.failures += 1;
+        status.failed_at = Some(Instant::now());
     }
 
     /// Turns the append-only file on or off as the options say, and begins rewrites that are due. One thread calls this now and then.

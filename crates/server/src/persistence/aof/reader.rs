@@ -2,9 +2,9 @@
 
 use std::io::{self, BufReader, Read};
 
-/// The longest argument, and the most arguments, as in Redis.
-const ARG_BYTES_MAX: u64 = 512 << 20;
-const ARGS_MAX: u64 = 1 << 20;
+/// The longest argument, and the most arguments: no fewer than any command that was logged can have. Memory is taken only for what is there.
+const ARG_BYTES_MAX: u64 = u32::MAX as u64;
+const ARGS_MAX: u64 = i32::MAX as u64;
 /// The longest line of an annotation.
 const ANNOTATION_BYTES_MAX: usize = 1024;
 
@@ -203,6 +203,25 @@ mod tests {
             assert!(items.is_empty());
             assert!(matches!(fault, Some(Fault::Truncated)), "cut at {cut}");
         }
+    }
+
+    /// Bug: a command with more than a million arguments, which the server had accepted and logged, kept it from starting again.
+    #[test]
+    fn commands_are_as_long_as_they_were_logged() {
+        const COUNT: usize = (1 << 20) + 100;
+        let mut text = format!("*{COUNT}\r\n").into_bytes();
+        text.extend(b"$1\r\nx\r\n".repeat(COUNT));
+        let (items, fault, _) = all(&text);
+        assert!(fault.is_none());
+        let [Item::Command(words)] = &items[..] else {
+            panic!("not one command")
+        };
+        assert_eq!(words.len(), COUNT);
+        // Of an argument that is announced, no memory is taken for what is not there.
+        assert!(matches!(
+            all(b"*1\r\n$4294967295\r\nx").1,
+            Some(Fault::Truncated)
+        ));
     }
 
     #[test]

@@ -31,6 +31,9 @@ const SLOW_GROUP_SYNC: Duration = Duration::from_micros(500);
 /// For at most one part in so many of that time.
 const GATHER_SHARE: u32 = 4;
 
+/// Logged when a rewrite has replaced the files.
+const REWRITTEN: &str = "Background AOF rewrite finished successfully";
+
 /// After an error, the next try.
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -46,10 +49,13 @@ pub fn run(shared: &Shared) {
         group: Group::default(),
         cut_increment: 0,
         was_doubtful: false,
+        gave_up: false,
     };
     while let Some(items) = writer.next_items() {
         writer.work(items);
     }
+    // What was written before something failed is worth keeping, too.
+    writer.gave_up = false;
     writer.insist("close", |writer| writer.files_do(AofFiles::close));
 }
 
@@ -114,6 +120,8 @@ struct Writer<'a> {
     cut_increment: u64,
     /// The files needed a new base when this was last checked.
     was_doubtful: bool,
+    /// Something of this era could not be written, and is not tried again. What follows would make no sense without it.
+    gave_up: bool,
 }
 
 impl Writer<'_> {
@@ -165,55 +173,72 @@ impl Writer<'_> {
             std::thread::sleep(Duration::from_micros(sleep_us));
         }
         for item in items {
-            match item {
-                Item::Bytes { bytes, end } => {
-                    self.insist("write", |writer| {
-                        writer.files_do(|files| files.append(&bytes))
-                    });
-                    let written = bytes.len();
-                    drop(bytes);
-                    self.aof.queue().bytes -= written;
-                    self.end = end;
-                }
-                Item::Cut => {
-                    self.insist("begin", |writer| writer.files_do(AofFiles::begin_increment));
-                    self.cut_increment = self.last_increment();
-                }
-                Item::NewBase(base) => {
-                    self.replace_base(&base, &config);
-                    self.aof.is_replacing.store(false, Relaxed);
-                }
-                Item::BeginAnew(era) => {
-                    self.era = era;
-                    self.insist("begin", |writer| writer.open(&config, AofFiles::begin_anew));
-                    self.cut_increment = self.last_increment();
-                }
-                Item::Continue(era) => {
-                    self.era = era;
-                    self.insist("open", |writer| {
-                        writer.open(&config, AofFiles::continue_last)
-                    });
-                    let bytes = self.files.as_ref().map_or(0, AofFiles::bytes);
-                    self.aof.rewritten_bytes.store(bytes, Relaxed);
-                }
-                Item::Close(era) => {
-                    self.insist("close", |writer| writer.files_do(AofFiles::close));
-                    self.files = None;
-                    self.aof.is_replacing.store(false, Relaxed);
-                    let queue = self.aof.queue();
-                    if queue.era == era {
-                        // Nobody needs to wait for this file any more.
-                        self.aof.durable.store(u64::MAX, SeqCst);
-                    }
-                    drop(queue);
-                    self.shared.threads.iter().for_each(Thread::wake);
-                }
-            }
+            self.work_on(item, &config);
         }
         let bytes = self.files.as_ref().map_or(0, AofFiles::bytes);
         self.aof.bytes.store(bytes, Relaxed);
         self.sync_if_due(&config);
         self.note_doubt();
+    }
+
+    fn work_on(&mut self, item: Item, config: &Config) {
+        match item {
+            Item::Bytes { bytes, end } => {
+                let is_written = self.insist("write", |writer| {
+                    writer.files_do(|files| files.append(&bytes))
+                });
+                let length = bytes.len();
+                drop(bytes);
+                self.aof.queue().bytes -= length;
+                if is_written {
+                    self.end = end;
+                }
+            }
+            Item::Cut => {
+                self.insist("begin", |writer| writer.files_do(AofFiles::begin_increment));
+                self.cut_increment = self.last_increment();
+            }
+            Item::NewBase(base) => {
+                self.replace_base(&base, config);
+                self.aof.is_replacing.store(false, Relaxed);
+            }
+            Item::BeginAnew(era) => {
+                (self.era, self.gave_up) = (era, false);
+                self.insist("begin", |writer| writer.open(config, AofFiles::begin_anew));
+                self.cut_increment = self.last_increment();
+            }
+            Item::Continue(era) => {
+                (self.era, self.gave_up) = (era, false);
+                self.insist("open", |writer| {
+                    writer.open(config, AofFiles::continue_last)
+                });
+                let bytes = self.files.as_ref().map_or(0, AofFiles::bytes);
+                self.aof.rewritten_bytes.store(bytes, Relaxed);
+            }
+            Item::Close(era) => self.close(era),
+        }
+    }
+
+    /// Ends the use of the files. Nobody needs them any more, so it does not matter whether that succeeds.
+    fn close(&mut self, era: u64) {
+        (self.era, self.gave_up) = (era, false);
+        if let Err(error) = self.files_do(AofFiles::close) {
+            log::warn!(
+                "The append-only file was turned off. Its last changes are not in it: {error}"
+            );
+        }
+        self.files = None;
+        self.aof.is_replacing.store(false, Relaxed);
+        if self.aof.status().write_error.is_some() {
+            self.accept_writes();
+        }
+        let queue = self.aof.queue();
+        if queue.era == era {
+            // Nobody needs to wait for this file any more.
+            self.aof.durable.store(u64::MAX, SeqCst);
+        }
+        drop(queue);
+        self.shared.threads.iter().for_each(Thread::wake);
     }
 
     /// Refuses writes from a failed fsync until there is a new base.
@@ -249,24 +274,40 @@ impl Writer<'_> {
 
     fn replace_base(&mut self, base: &FileEntry, config: &Config) {
         if self.files.is_none() {
-            // BGREWRITEAOF while the append-only file is off.
-            self.insist("open", |writer| writer.open(config, |_| Ok(())));
-            self.cut_increment = u64::MAX;
+            return self.replace_unused_base(base, config);
         }
         let first = self.cut_increment;
-        self.insist("replace", |writer| {
-            writer.files_do(|files| files.replace_base(base, first))
+        let mut is_gone = false;
+        let is_replaced = self.insist("replace", |writer| {
+            is_gone = writer.files.as_ref().is_some_and(|files| !files.has(base));
+            match is_gone {
+                // Trying again would not bring it back.
+                true => Ok(()),
+                false => writer.files_do(|files| files.replace_base(base, first)),
+            }
         });
-        let Some(files) = &self.files else {
+        if is_gone {
+            self.aof.note_useless_base(base, "somebody has removed it");
+        }
+        let Some(files) = self.files.as_ref().filter(|_| is_replaced && !is_gone) else {
             return;
         };
         self.aof.rewritten_bytes.store(files.bytes(), Relaxed);
-        if first == u64::MAX {
-            self.files = None;
-        } else {
-            self.end_start(config);
+        self.end_start(config);
+        log::info!("{REWRITTEN}");
+    }
+
+    /// The same for BGREWRITEAOF while the append-only file is off.
+    fn replace_unused_base(&mut self, base: &FileEntry, config: &Config) {
+        let replaced = self.open(config, |files| files.replace_base(base, u64::MAX));
+        let bytes = self.files.take().map_or(0, |files| files.bytes());
+        match replaced {
+            Ok(()) => {
+                self.aof.rewritten_bytes.store(bytes, Relaxed);
+                log::info!("{REWRITTEN}");
+            }
+            Err(error) => self.aof.note_useless_base(base, &without_code(&error)),
         }
-        log::info!("Background AOF rewrite finished successfully");
     }
 
     /// Notes that a restart would load the files, if that is new.
@@ -362,24 +403,35 @@ impl Writer<'_> {
         }
     }
 
-    /// Does something until it succeeds. Meanwhile writes are refused.
-    fn insist(&mut self, what: &str, mut action: impl FnMut(&mut Self) -> io::Result<()>) {
+    /// Does something until it succeeds. Meanwhile writes are refused. It gives up if the server stops or nobody needs this era any more: then, and for
+    /// everything that follows in this era, it returns false.
+    fn insist(&mut self, what: &str, mut action: impl FnMut(&mut Self) -> io::Result<()>) -> bool {
+        if self.gave_up {
+            return false;
+        }
         let mut has_failed = false;
         while let Err(error) = action(self) {
             if !std::mem::replace(&mut has_failed, true) {
                 self.refuse_writes(&error, what);
             }
-            if self.aof.queue().is_ending {
+            let queue = self.aof.queue();
+            let (is_ending, is_over) = (queue.is_ending, queue.era != self.era);
+            drop(queue);
+            if is_ending {
                 log::error!(
                     "The server stops, and its last changes are not in the append-only file."
                 );
-                break;
+            }
+            if is_ending || is_over {
+                self.gave_up = true;
+                return false;
             }
             std::thread::sleep(RETRY_INTERVAL);
         }
         if has_failed && !self.files.as_ref().is_some_and(AofFiles::needs_base) {
             self.accept_writes();
         }
+        true
     }
 
     fn refuse_writes(&self, error: &io::Error, what: &str) {
