@@ -6,7 +6,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Worker;
 use super::deliver_invalidations::Prefixed;
 use crate::clients::Client;
-use crate::event_loop::connection::Connection;
 use crate::session::Replies;
 use crate::threads::{Message, Thread};
 use damselfly_pubsub::{CONGESTED_BYTES, PublishedMessage};
@@ -110,12 +109,12 @@ impl Worker {
     /// Disconnects all subscribers of this thread, because messages for them were dropped.
     fn disconnect_subscribers(&mut self) {
         self.shared.pubsub.take_overflow(self.index);
-        let is_cut = |(key, connection): (usize, &Box<Connection>)| {
+        let connections = self.connections.iter();
+        let cut = connections.filter_map(|(key, connection)| {
             let client = &connection.session.client;
             (client.is_subscriber() && !client.killed.swap(true, Relaxed)).then_some(key)
-        };
-        let cut: Vec<usize> = self.connections.iter().filter_map(is_cut).collect();
-        for place in cut {
+        });
+        for place in cut.collect::<Vec<usize>>() {
             self.note_unread(place);
             self.queue(place);
         }
