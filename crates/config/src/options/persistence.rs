@@ -10,7 +10,7 @@ pub(super) static OPTIONS: &[Opt] = &[
         "dir",
         Kind::Text,
         field!(dir),
-        "Working directory of the server: relative paths, such as that of the log file, start here, and snapshots are stored here.",
+        "Working directory of the server: relative paths, such as that of the log file, start here, and snapshots are stored here. It can't be changed while the append-only file is on.",
     ),
     Opt::protected(
         "dbfilename",

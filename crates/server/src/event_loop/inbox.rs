@@ -109,12 +109,15 @@ impl Worker {
     /// Disconnects all subscribers of this thread, because messages for them were dropped.
     fn disconnect_subscribers(&mut self) {
         self.shared.pubsub.take_overflow(self.index);
-        let connections = self.connections.iter();
-        let cut = connections.filter_map(|(key, connection)| {
+        let clients = self.connections.iter().map(|(key, connection)| {
             let client = &connection.session.client;
-            (client.is_subscriber() && !client.killed.swap(true, Relaxed)).then_some(key)
+            (key, client)
         });
-        for place in cut.collect::<Vec<usize>>() {
+        let is_cut = |client: &Client| client.is_subscriber() && !client.killed.swap(true, Relaxed);
+        let cut: Vec<usize> = clients
+            .filter_map(|(key, client)| is_cut(client).then_some(key))
+            .collect();
+        for place in cut {
             self.note_unread(place);
             self.queue(place);
         }

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_commands::memcached::Class;
 use damselfly_commands::{Args, Result};
+use damselfly_config::LogLevel;
 use damselfly_engine::Cursor;
 use damselfly_protocol::Reply;
 
@@ -129,7 +130,7 @@ static SETTINGS: &[Figure] = &[
     ("tcpport", |f| f.config.memcached_port.to_string()),
     ("udpport", ZERO),
     ("inter", |f| f.config.bind.join(",")),
-    ("verbosity", |f| f.option("loglevel")),
+    ("verbosity", |f| verbosity(f.config.loglevel).to_string()),
     ("oldest", ZERO),
     ("evictions", |f| on(evicts(f.config)).into()),
     ("domain_socket", |_| "NULL".into()),
@@ -333,6 +334,15 @@ pub(super) fn stats(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply
     }
     reply::line(out, "END");
     Ok(())
+}
+
+/// The number that sets this level.
+fn verbosity(level: LogLevel) -> u8 {
+    match level {
+        LogLevel::Nothing | LogLevel::Warning | LogLevel::Notice => 0,
+        LogLevel::Verbose => 1,
+        LogLevel::Debug => 2,
+    }
 }
 
 /// Arguments: name, `cachedump`, the slab class, and how many keys at most; 0 for as many as the reply has room for.

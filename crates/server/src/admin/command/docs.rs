@@ -178,6 +178,15 @@ These commands of Redis 8 and Valkey 9 are not here:
 | `CLIENT IMPORT-SOURCE` (Valkey 8.1) | It serves tools that copy data between versions of Valkey. |
 | `SCRIPT SHOW` (Valkey 8) | `FUNCTION LIST WITHCODE` shows the code that a server keeps; clients have the code of their scripts. |
 | `BYPOLYGON` of `GEOSEARCH` (Valkey 9) | Redis does not have it. |
+
+These of memcached reply `ERROR`:
+
+| Commands | Why |
+|---|---|
+| `lru_crawler`, and so `memcached-tool HOST dump` | `redis-cli --scan` lists all keys, `stats cachedump 1 0` the first 2 MB of them. |
+| `lru`, `slabs` | There are no slabs and no lists of items. |
+| `cache_memlimit` | `CONFIG SET maxmemory`, over RESP, does it. |
+| `watch` | `MONITOR`, over RESP, shows the commands of all clients. |
 ";
 
 const GROUPS: [(Group, &str); 15] = [
