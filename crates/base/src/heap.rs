@@ -9,14 +9,18 @@
 //!
 //! Under the address sanitizer, the system's allocator replaces mimalloc, so that the sanitizer sees every block.
 //!
-//! The memory of entries is also counted separately, as data: eviction can free only that. Lua's memory is not counted here at all
+//! The memory of entries is also counted separately, as data: eviction can free only that. Lua's memory is counted apart
 //! ([`uncounted`]), as in Redis: an interpreter has a limit of its own.
+
+mod slices;
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::Cell;
 use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering::Relaxed};
+
+pub use slices::{SHARED_PAGE_BYTES_MAX, SliceCounts, SparseSlices};
 
 /// The number of counter lines: one for each thread, and the last one shared by all later threads.
 const LINES: usize = 128;
@@ -27,12 +31,15 @@ struct Line {
     used: AtomicI64,
     /// The part of `used` that entries take.
     data: AtomicI64,
+    /// What was allocated by [`uncounted`], which is not part of `used`.
+    uncounted: AtomicI64,
 }
 
 static COUNTS: [Line; LINES] = [const {
     Line {
         used: AtomicI64::new(0),
         data: AtomicI64::new(0),
+        uncounted: AtomicI64::new(0),
     }
 }; LINES];
 static THREADS: AtomicUsize = AtomicUsize::new(0);
@@ -50,6 +57,21 @@ pub fn used_bytes() -> usize {
 /// Bytes of all entries, by [`count_data`].
 pub fn data_bytes() -> usize {
     sum(|line| &line.data)
+}
+
+/// Bytes in use that [`used_bytes`] does not count: those from [`uncounted`].
+pub fn uncounted_bytes() -> usize {
+    sum(|line| &line.uncounted)
+}
+
+/// True if [`Heap`] is the global allocator, so that all of the program's memory is counted.
+pub fn counts_all() -> bool {
+    const PROBE_BYTES: usize = 1 << 16;
+    let before = thread_bytes();
+    let probe = std::hint::black_box(Vec::<u8>::with_capacity(PROBE_BYTES));
+    let after = thread_bytes();
+    drop(probe);
+    after - before >= PROBE_BYTES as i64
 }
 
 fn sum(counter: impl Fn(&Line) -> &AtomicI64) -> usize {
@@ -152,6 +174,21 @@ pub unsafe fn free(block: NonNull<u8>) {
     count(-(bytes as i64));
     // SAFETY: as the caller promises.
     unsafe { raw::free(block.as_ptr().cast()) }
+}
+
+/// Moves a block: copies it to a new one of the same usable size, and frees the old one. Returns the new one.
+///
+/// # Safety
+/// `block` came from [`allocate`], and its old address is no longer used.
+pub unsafe fn relocate(block: NonNull<u8>) -> NonNull<u8> {
+    // SAFETY: as the caller promises.
+    let bytes = unsafe { usable_bytes(block) };
+    let moved = allocate(bytes);
+    // SAFETY: both blocks have at least that many bytes, and one of them is new. Copying preserves bytes that were never written.
+    unsafe { moved.copy_from_nonoverlapping(block, bytes) };
+    // SAFETY: as the caller promises.
+    unsafe { free(block) };
+    moved
 }
 
 /// Blocks of at least this size are large: returning one to the operating system takes half a millisecond or more.
@@ -298,9 +335,9 @@ pub fn collect() {
     }
 }
 
-/// The same allocator without the counting: for memory that has its own limit and is not part of [`used_bytes`].
+/// The same allocator for memory that has its own limit: it is part of [`uncounted_bytes`], not of [`used_bytes`].
 pub fn uncounted() -> &'static impl GlobalAlloc {
-    &INNER
+    &Uncounted
 }
 
 /// The name and version of the allocator, for INFO.
@@ -389,6 +426,42 @@ unsafe impl GlobalAlloc for Heap {
         }
         // SAFETY: the caller's contract is the same.
         unsafe { INNER.realloc(block, layout, bytes) }
+    }
+}
+
+/// See [`uncounted`].
+struct Uncounted;
+
+fn count_apart(bytes: i64) {
+    add(bytes, |line| &line.uncounted);
+}
+
+// SAFETY:
+// - every call is forwarded unchanged to an allocator that fulfils the contract;
+// - counting neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Uncounted {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's contract is the same.
+        let block = unsafe { INNER.alloc(layout) };
+        if !block.is_null() {
+            count_apart(layout.size() as i64);
+        }
+        block
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        count_apart(-(layout.size() as i64));
+        // SAFETY: the caller's contract is the same.
+        unsafe { INNER.dealloc(block, layout) }
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        // SAFETY: the caller's contract is the same.
+        let moved = unsafe { INNER.realloc(block, layout, bytes) };
+        if !moved.is_null() {
+            count_apart(bytes as i64 - layout.size() as i64);
+        }
+        moved
     }
 }
 

@@ -34,6 +34,7 @@ pub use section::held_locks::Patience;
 pub use section::keyspace_walks::Cursor;
 pub use section::learned_eviction::Learned;
 pub use section::log_effects::CommandStart;
+pub use section::moving::{Moved, WalkPosition};
 pub use section::place::{Absent, Place, Present};
 pub use section::serve_waiters::{Served, Unserved, Waiter};
 pub use section::snapshot::{Seen, Snapshot, Visited};

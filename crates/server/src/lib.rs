@@ -21,6 +21,7 @@ pub mod persistence;
 pub mod registry;
 mod replace_file;
 pub mod replication;
+pub mod resident_memory;
 pub mod scripts;
 pub mod session;
 pub mod shared;

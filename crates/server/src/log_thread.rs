@@ -181,8 +181,10 @@ impl LogThread {
                 return;
             }
             idle_looks += 1;
-            let is_asleep = idle_looks > IDLE_LOOKS_MAX || self.is_urgent() || !engine.log.is_on();
-            if !is_asleep {
+            let is_idle = idle_looks > IDLE_LOOKS_MAX || !engine.log.is_on();
+            if is_idle {
+                damselfly_base::heap::collect();
+            } else if !self.is_urgent() {
                 thread::park_timeout(INTERVAL);
                 continue;
             }

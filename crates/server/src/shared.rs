@@ -22,6 +22,7 @@ use crate::observers::invalidation::Tracking;
 use crate::persistence::aof::Aof;
 use crate::persistence::{Loading, Persistence};
 use crate::replication::Replication;
+use crate::resident_memory::ResidentMemory;
 use crate::scripts::Scripts;
 use crate::scripts::function_libraries::Functions;
 use crate::statistics::ThreadCounters;
@@ -93,6 +94,8 @@ pub struct Shared {
     pub latency: LatencyMonitor,
     /// The peak of memory use, in bytes.
     pub peak_bytes: AtomicUsize,
+    /// The part of `maxmemory` that the allocator uses up.
+    pub resident_memory: ResidentMemory,
     /// For how long memory use exceeded `maxmemory`.
     pub over_limit: OverLimit,
     /// Memory in use when the server was ready, in bytes.
@@ -170,6 +173,7 @@ impl Shared {
             slowlog: Slowlog::default(),
             latency: LatencyMonitor::default(),
             peak_bytes: AtomicUsize::new(0),
+            resident_memory: ResidentMemory::default(),
             over_limit: OverLimit::default(),
             startup_bytes: AtomicUsize::new(0),
             rates: Mutex::new(Rates::default()),

@@ -21,6 +21,7 @@ use crate::persistence::shutdown::{NotStopped, Shutdown};
 use crate::persistence::{self, save_file};
 use crate::registry;
 use crate::replication;
+use crate::resident_memory;
 use crate::shared::{Shared, note_missing_limit};
 use crate::signals::{Signal, Signals};
 use crate::threads::Thread;
@@ -174,6 +175,8 @@ impl Server {
             .shared
             .startup_bytes
             .store(server.shared.note_memory(), Relaxed);
+        let shared = Arc::downgrade(&server.shared);
+        spawn("memory", move || resident_memory::watch(&shared))?;
         Ok(server)
     }
 

@@ -92,6 +92,11 @@ impl<T: Item> Slot<T> {
         Some(unsafe { T::reference(raw) })
     }
 
+    /// Where the item is, if there is one.
+    pub(crate) fn address(&self) -> Option<usize> {
+        (!self.is_empty()).then_some((self.0 & POINTER) as usize)
+    }
+
     /// Whether there is an item and it has this key.
     #[inline]
     pub(crate) fn has_key(&self, key: &[u8]) -> bool {

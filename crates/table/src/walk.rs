@@ -11,7 +11,7 @@ use crate::{
     Item, Occupied, Table,
     directory::{DEPTH_MAX, Segment, home},
     segment::after,
-    slot::{SLOTS, Slot},
+    slot::{Bucket, SLOTS, Slot},
     table::Place,
 };
 
@@ -141,6 +141,29 @@ impl<T: Item> Table<T> {
             };
             chosen().for_each(Slot::prefetch);
             chosen().filter_map(Slot::reference).for_each(visit);
+        }
+        range.next_cursor()
+    }
+
+    /// Lets `change` move the items of the bucket at a position in hash order whose address is `wanted`, and returns the position of the next
+    /// bucket, or 0 at the end. Items that are not wanted are not read.
+    pub fn move_items(
+        &mut self,
+        position: u64,
+        wanted: impl Fn(usize) -> bool,
+        mut change: impl FnMut(&mut T),
+    ) -> u64 {
+        let Some(range) = self.range_at(position) else {
+            return 0;
+        };
+        let line = self
+            .directory
+            .buckets_mut(range.entry)
+            .get_mut(range.bucket);
+        for slot in line.into_iter().flat_map(Bucket::slots_mut) {
+            if slot.address().is_some_and(&wanted) {
+                slot.update(&mut change);
+            }
         }
         range.next_cursor()
     }

@@ -240,6 +240,17 @@ impl Entry {
         self.move_to(copy);
     }
 
+    /// The bytes that the allocator really uses for the entry, without the nodes of a large collection.
+    pub fn block_bytes(&self) -> usize {
+        self.0.room()
+    }
+
+    /// Moves the entry to another place in memory. The nodes of a large collection stay where they are.
+    pub fn relocate(&mut self) {
+        // SAFETY: the entry owns its block, and nothing else has its address.
+        self.0 = Block(unsafe { heap::relocate(self.0.0) });
+    }
+
     /// The same entry under another key.
     #[must_use]
     pub fn with_key(self, key: &[u8]) -> Self {
@@ -558,6 +569,28 @@ mod tests {
         assert!(entry.view().allocated_bytes() < 120_000);
         entry.edit(150_000);
         assert!(entry.view().allocated_bytes() >= 300_000);
+    }
+
+    #[test]
+    fn an_entry_that_is_moved_stays_the_same() {
+        for value in [&b"v"[..], &[b'x'; 100], &[0xff; 5000]] {
+            let mut entry = Entry::new(b"key", NewValue::Bytes(value), Some(7));
+            entry.view().set_access(0xab_cdef);
+            let bytes = entry.view().allocated_bytes();
+            let copy = entry.view().to_entry(b"key");
+            entry.relocate();
+            assert_eq!(entry.view().key(), b"key");
+            assert_eq!(
+                entry.view().text().map(Text::len),
+                copy.view().text().map(Text::len)
+            );
+            assert_eq!(entry.view().deadline_ms(), Some(7));
+            assert_eq!(entry.view().access(), 0xab_cdef);
+            assert_eq!(entry.view().allocated_bytes(), bytes);
+        }
+        let mut list = Entry::new_collection(b"stream", Type::Stream, None);
+        list.relocate();
+        assert_eq!(list.view().key(), b"stream");
     }
 
     #[test]

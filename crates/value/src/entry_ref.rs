@@ -1,6 +1,7 @@
 //! A borrowed entry. `block.rs` documents the byte layout.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::block::{ACCESS_AT, Block, CAN_EXPIRE, DEADLINE_FLAG, KIND_MASK, Kind, Shape};
@@ -256,5 +257,11 @@ impl<'a> EntryRef<'a> {
             0
         };
         self.block.room() + large_bytes
+    }
+
+    /// The addresses of the entry's block, which has no nodes of a large collection.
+    pub fn block_addresses(self) -> Range<usize> {
+        let start = self.address().addr();
+        start..start + self.block.room()
     }
 }

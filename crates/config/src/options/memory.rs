@@ -11,7 +11,7 @@ pub(super) static OPTIONS: &[Opt] = &[
         "maxmemory",
         Kind::memory(0, u64::MAX),
         field!(maxmemory_bytes),
-        "Limit for the memory in use, which INFO shows as `used_memory`; 0 means no limit. Lua interpreters do not count. With a policy that evicts keys, all other memory, such as client buffers and functions, can displace at most half of the keys: beyond that it does not count, and only its own limits hold, such as `maxmemory-clients`.",
+        "Limit for the memory in use, which INFO shows as `used_memory`; 0 means no limit. Lua interpreters do not count. With a policy that evicts keys, all other memory, such as client buffers and functions, can displace at most half of the keys: beyond that it does not count, and only its own limits hold, such as `maxmemory-clients`. With such a policy, what is resident and not in use, such as free memory of the allocator, also counts beyond a twentieth of the limit.",
     ),
     Opt::live(
         "cache-mode",
@@ -104,7 +104,9 @@ pub(super) static OPTIONS: &[Opt] = &[
         )
     },
     Opt {
-        effect: Effect::Never("`yes` is refused, because the allocator can't move values"),
+        effect: Effect::Never(
+            "`yes` is refused, as by a Redis without jemalloc; with `maxmemory` and a policy that evicts keys, values are moved anyway when free memory can't be returned otherwise",
+        ),
         ..Opt::live(
             "activedefrag",
             Kind::Bool,

@@ -72,9 +72,14 @@ pub fn pending() -> usize {
     PENDING.load(Relaxed)
 }
 
+/// How many bytes those take.
+pub fn waiting_bytes() -> usize {
+    PENDING_BYTES.load(Relaxed)
+}
+
 /// How many bytes those take, and what a snapshot keeps of changed entries until it has visited them.
 pub fn pending_bytes() -> usize {
-    PENDING_BYTES.load(Relaxed) + pending_work::kept_bytes()
+    waiting_bytes() + pending_work::kept_bytes()
 }
 
 /// How many were freed since the start or the last [`reset_freed`].

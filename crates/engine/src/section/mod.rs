@@ -26,7 +26,8 @@
 //!   `Tx::databases_mut` to change keys.
 //!
 //! None of the three is undone. The access bits of an entry also change outside the funnel, through a shared reference
-//! (`Usage::note`); that does not count as a change. A table that grows or shrinks moves entries without changing them.
+//! (`Usage::note`); that does not count as a change. A table that grows or shrinks moves entries without changing them, and so does
+//! `Engine::move_entries` (`moving.rs`).
 //!
 //! Observers learn of a change after it was made: commands report it with `Tx::changed` or `Tx::note_change`, which count it,
 //! too; expiry through `Expirer`; eviction, flush and swap by themselves. Undo notifies nobody, since the changes that it reverts
@@ -46,6 +47,7 @@ pub(crate) mod keyspace_walks;
 pub(crate) mod learned_eviction;
 mod local_deadlines;
 pub(crate) mod log_effects;
+pub(crate) mod moving;
 mod pending_events;
 pub(crate) mod place;
 pub(crate) mod serve_waiters;

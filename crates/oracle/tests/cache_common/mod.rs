@@ -24,20 +24,33 @@ impl Cache {
     }
 
     pub fn with(options: &[&str], kib: usize) -> Self {
+        let mut cache = Self::start(options);
+        cache.limit_to(kib);
+        cache
+    }
+
+    /// With this limit from the start.
+    pub fn with_limit(options: &[&str], bytes: usize) -> Self {
+        let maxmemory = bytes.to_string();
+        let mut cache = Self::start(&[options, &["--maxmemory", &maxmemory]].concat());
+        cache.limit = bytes;
+        cache
+    }
+
+    fn start(options: &[&str]) -> Self {
         let program = Program::subject();
-        let mut arguments = options.to_vec();
+        let mut arguments = Vec::new();
         if program.kind() == Kind::Damselfly {
             arguments.extend(["--threads", "2"]);
         }
+        arguments.extend(options);
         let server = Server::start(&program, &arguments).unwrap();
         let connection = server.connect();
-        let mut cache = Self {
+        Self {
             server,
             connection,
             limit: 0,
-        };
-        cache.limit_to(kib);
-        cache
+        }
     }
 
     /// Sets the limit to `kib` above the current memory use.

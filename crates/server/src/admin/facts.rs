@@ -284,15 +284,25 @@ fn number_at(line: &str, field: usize) -> u64 {
         .unwrap_or(0)
 }
 
-fn resident_bytes() -> usize {
-    let pages = fs::read_to_string("/proc/self/statm").map_or(0, |line| number_at(&line, 1));
-    pages as usize * rustix::param::page_size()
+/// The memory of the process that is in the machine's memory, in bytes. Zero if the system does not say.
+pub fn resident_bytes() -> usize {
+    bytes_at("/proc/self/status", "VmRSS:") as usize
+}
+
+/// As [`resident_bytes`], without the pages of files.
+pub fn resident_private_bytes() -> usize {
+    bytes_at("/proc/self/status", "RssAnon:") as usize
 }
 
 /// The memory of the machine, in bytes.
 pub fn system_bytes() -> u64 {
-    let lines = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = lines.lines().find(|line| line.starts_with("MemTotal:"));
+    bytes_at("/proc/meminfo", "MemTotal:")
+}
+
+/// The number of kilobytes in the line of a file of Linux that begins with this name, as bytes.
+fn bytes_at(path: &str, name: &str) -> u64 {
+    let lines = fs::read_to_string(path).unwrap_or_default();
+    let line = lines.lines().find(|line| line.starts_with(name));
     line.map_or(0, |line| number_at(line, 1)) * 1024
 }
 

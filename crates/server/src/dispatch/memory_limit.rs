@@ -8,6 +8,8 @@
 //!   |  always other memory        |  only entries   |  entries, or other memory in their place |
 //! ```
 //!
+//! What the allocator holds besides counts only if it is more than usual: then a part of `maxmemory` is withheld (`resident_memory/`).
+//!
 //! Only entries can be evicted. Other memory, such as buffers of clients and functions, takes the place of entries, but leaves them
 //! at least [`protected_bytes`]: beyond that, evicting would empty the cache without making enough room.
 
@@ -36,6 +38,12 @@ const CLIENTS_CHECK_MS: i64 = 10;
 
 /// How many keys are compared for each of `maxmemory-samples`. More than one makes up for the pool of earlier samples that Redis has.
 const KEYS_PER_SAMPLE: usize = 2;
+
+/// How long a command may wait while keys are evicted only because a part of the limit is withheld, unless that is urgent.
+const WITHHELD_BUDGET: Duration = Duration::from_micros(100);
+
+/// It is urgent if so much is in use and withheld: this part of `maxmemory`.
+const WITHHELD_URGENT_DIVISOR: u64 = 64;
 
 /// How many keys are evicted between two checks of the clock.
 const KEYS_PER_CLOCK_CHECK: usize = 16;
@@ -105,9 +113,9 @@ impl Dispatcher {
             // The primary evicts, and this server follows.
             return MemoryRoom::Enough;
         }
-        if self.excess_bytes() == 0 {
-            self.memory.enough_until = Some(heap::thread_bytes() + ROOM_KEPT_BYTES);
-            return MemoryRoom::Enough;
+        let mut excess = self.excess();
+        if excess.bytes() == 0 {
+            return self.note_room();
         }
         self.memory.enough_until = None;
         let (started, now) = (Instant::now(), Now(clock::now_ms()));
@@ -123,12 +131,24 @@ impl Dispatcher {
         };
         let budget = budget(self.config.maxmemory_eviction_tenacity);
         let room = loop {
-            if let Err(room) = self.evict_some(self.excess_bytes(), &eviction, now) {
-                break room;
+            match self.evict_some(excess.bytes(), &eviction, now) {
+                Err(MemoryRoom::None) if excess.used == 0 => {
+                    // The allocator's memory costs keys, but no writes.
+                    self.shared.resident_memory.withhold_nothing();
+                    break self.note_room();
+                }
+                Err(room) => break room,
+                Ok(()) => {}
             }
-            if self.excess_bytes() == 0 {
+            excess = self.excess();
+            if excess.bytes() == 0 {
                 break MemoryRoom::Enough;
             }
+            let budget = if excess.is_urgent(&self.config) {
+                budget
+            } else {
+                Some(budget.map_or(WITHHELD_BUDGET, |budget| budget.min(WITHHELD_BUDGET)))
+            };
             if budget.is_some_and(|budget| started.elapsed() >= budget) {
                 break MemoryRoom::Soon;
             }
@@ -142,8 +162,14 @@ impl Dispatcher {
         room
     }
 
-    fn excess_bytes(&self) -> u64 {
-        excess_bytes(&self.config, &self.shared)
+    /// Notes that there is room for a while.
+    fn note_room(&mut self) -> MemoryRoom {
+        self.memory.enough_until = Some(heap::thread_bytes() + ROOM_KEPT_BYTES);
+        MemoryRoom::Enough
+    }
+
+    fn excess(&self) -> Excess {
+        excess(&self.config, &self.shared)
     }
 
     /// With `maxmemory-clients`, evicts clients before keys. True if some are about to be closed.
@@ -200,21 +226,55 @@ impl Dispatcher {
     }
 }
 
-/// How many bytes memory use is over the limit. While it is not zero, keys are evicted or writes refused.
-pub fn excess_bytes(config: &Config, shared: &Shared) -> u64 {
-    let used = heap::used_bytes().saturating_sub(garbage::pending_bytes()) as u64;
-    let counted = used.saturating_sub(background_bytes(shared));
-    let excess = counted.saturating_sub(config.maxmemory_bytes);
-    if excess == 0 || !evicts(config) {
-        return excess;
+/// How many bytes must be freed.
+#[derive(Clone, Copy, Default)]
+pub struct Excess {
+    /// Because memory use is over the limit: writes are refused if no key can be evicted.
+    pub used: u64,
+    /// In addition, because a part of the limit is withheld.
+    withheld: u64,
+}
+
+impl Excess {
+    fn bytes(self) -> u64 {
+        self.used + self.withheld
     }
-    let data = heap::data_bytes() as u64;
-    excess.min(data.saturating_sub(protected_bytes(config, shared)))
+
+    /// True if memory use is over the limit, or much is withheld that is still in use.
+    fn is_urgent(self, config: &Config) -> bool {
+        self.used > 0 || self.withheld > config.maxmemory_bytes / WITHHELD_URGENT_DIVISOR
+    }
+}
+
+/// How many bytes must be freed.
+pub fn excess(config: &Config, shared: &Shared) -> Excess {
+    let counted = counted_bytes(shared);
+    let limit = config.maxmemory_bytes;
+    let used = counted.saturating_sub(limit);
+    if !evicts(config) {
+        return Excess { used, withheld: 0 };
+    }
+    let withheld = shared.resident_memory.withheld_bytes();
+    let withheld = (counted + withheld).saturating_sub(limit).min(withheld);
+    if used == 0 && withheld == 0 {
+        return Excess::default();
+    }
+    let (data, protected) = (heap::data_bytes() as u64, protected_bytes(config, shared));
+    let used = used.min(data.saturating_sub(protected));
+    // What the allocator holds can become free again if entries are evicted, so it may cost more of them than other memory may.
+    let withheld = withheld.min(data.saturating_sub(used + protected / 2));
+    Excess { used, withheld }
+}
+
+/// The bytes in use that count towards `maxmemory`.
+pub fn counted_bytes(shared: &Shared) -> u64 {
+    let used = heap::used_bytes().saturating_sub(garbage::pending_bytes()) as u64;
+    used.saturating_sub(background_bytes(shared))
 }
 
 /// The memory of saves, and of what is logged and not yet written or sent. Saves, replication and an append-only file must not cost keys;
 /// other limits bound what they take.
-fn background_bytes(shared: &Shared) -> u64 {
+pub fn background_bytes(shared: &Shared) -> u64 {
     let log = shared.engine.log.buffer_bytes() + shared.aof.queued_bytes();
     (log + save_memory::bytes()) as u64 + shared.replication.extra_bytes()
 }

@@ -29,7 +29,9 @@ pub(crate) use self::account::{count_effects, touches_keys};
 pub use self::deferred::REPLY_SLICE_BYTES;
 use self::deferred::{drop_unwanted, finish_reply};
 use self::memory_limit::Memory;
-pub use self::memory_limit::{MemoryRoom, evicts, excess_bytes, uncounted_bytes};
+pub use self::memory_limit::{
+    MemoryRoom, background_bytes, counted_bytes, evicts, excess, uncounted_bytes,
+};
 pub use self::on_keys::lock;
 use self::refusal::Refusal;
 pub(crate) use self::refusal::{log_failed, read_only, too_few_replicas};

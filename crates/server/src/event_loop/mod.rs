@@ -40,6 +40,7 @@ use crate::dispatch::Dispatcher;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
 use crate::persistence::saver::Saver;
+use crate::resident_memory::Mover;
 use crate::shared::Shared;
 
 /// The token of the waker. All other tokens are places of connections.
@@ -97,6 +98,7 @@ pub struct Worker {
     next_second: Instant,
     rates_before: (u64, u64, u64, u64, u64),
     saver: Saver,
+    mover: Mover,
 }
 
 impl Worker {
@@ -130,6 +132,7 @@ impl Worker {
             next_second: now,
             rates_before: (0, 0, 0, 0, 0),
             saver: Saver::new(),
+            mover: Mover::new(),
             shared,
         }
     }
@@ -165,6 +168,9 @@ impl Worker {
                 let served = Duration::from_nanos(served);
                 // A panic makes the save fail, which the log reports.
                 let _ = catch_unwind(AssertUnwindSafe(|| self.saver.copy(&self.shared, served)));
+            }
+            if self.shared.resident_memory.is_moving() {
+                let _ = catch_unwind(AssertUnwindSafe(|| self.mover.move_some(&self.shared)));
             }
             if let Some(contention) = &mut contention
                 && self.connections.len() > 1

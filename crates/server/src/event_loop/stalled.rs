@@ -27,6 +27,9 @@ impl Worker {
         if self.shared.persistence.is_saving() {
             until = until.min(self.saver.next());
         }
+        if self.shared.resident_memory.is_moving() {
+            until = until.min(self.mover.next());
+        }
         if let Some(&(deadline, _)) = self.deadlines.first() {
             until = until.min(deadline);
         }

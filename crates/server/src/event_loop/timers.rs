@@ -7,7 +7,7 @@ use damselfly_engine::Now;
 
 use super::{TICK, Worker};
 use crate::clock;
-use crate::dispatch::{MemoryRoom, excess_bytes};
+use crate::dispatch::{MemoryRoom, excess};
 use crate::event_loop::input::Stall;
 use crate::shared::{self, Rates};
 
@@ -32,6 +32,10 @@ impl Worker {
         if now >= self.next_tick {
             self.next_tick = now + TICK;
             self.dispatcher.refresh_scripts();
+            if self.shared.resident_memory.is_tight() {
+                // Pages of this thread whose blocks other threads have freed.
+                damselfly_base::heap::collect();
+            }
             if self.index == 0 {
                 self.shared.note_memory();
                 self.shared.memcached.flush_if_due(&self.shared);
@@ -69,7 +73,7 @@ impl Worker {
     /// Records whether memory use exceeds `maxmemory`.
     fn note_limit(&self) {
         let limit = self.dispatcher.config.maxmemory_bytes;
-        let is_over = limit > 0 && excess_bytes(&self.dispatcher.config, &self.shared) > 0;
+        let is_over = limit > 0 && excess(&self.dispatcher.config, &self.shared).used > 0;
         self.shared.over_limit.note(is_over, clock::now_ms());
     }
 

@@ -128,6 +128,10 @@ impl Writer<'_> {
     /// Waits for work; `None` at the end.
     fn next_items(&mut self) -> Option<VecDeque<Item>> {
         loop {
+            if self.shared.resident_memory.is_tight() {
+                // Otherwise buffers that this thread has freed stay resident and cost keys.
+                damselfly_base::heap::collect();
+            }
             let config = self.shared.config();
             let mut queue = self.aof.queue();
             if !queue.items.is_empty() {
