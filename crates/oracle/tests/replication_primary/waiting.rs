@@ -104,6 +104,7 @@ fn a_server_that_stops_does_not_send_replies_that_wait_for_replicas() {
     wait_for_link(&replica);
     let (mut connection, mut other) = (primary.connect(), primary.connect());
     say(&mut connection, "CLIENT DURABLE OFF REPLICAS 1");
+    say(&mut connection, "SET key early");
     proxy.stall(true);
     connection.send(b"SET key late\r\n").unwrap();
     wait_until("the write is visible", || {
