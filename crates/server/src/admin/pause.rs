@@ -1,7 +1,7 @@
 //! CLIENT PAUSE: commands are held back for a while.
 
 use std::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicU64,
+    AtomicBool, AtomicU64,
     Ordering::{Acquire, Relaxed, Release},
 };
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,9 +12,8 @@ use crate::clock;
 
 /// Whether commands are held back, and until when. Meanwhile no key is removed because it has expired or to make room.
 pub struct Pause {
+    /// Its settings have the end of the pause, since its sections ask for it, too.
     engine: Arc<Engine>,
-    /// Milliseconds since the epoch; in the past if there is no pause.
-    until_ms: AtomicI64,
     writes_only: AtomicBool,
     /// The number of pauses that were ended early.
     ended: AtomicU64,
@@ -47,7 +46,6 @@ impl Pause {
     pub fn new(engine: Arc<Engine>) -> Self {
         Self {
             engine,
-            until_ms: AtomicI64::new(0),
             writes_only: AtomicBool::new(false),
             ended: AtomicU64::new(0),
             wishes: Mutex::default(),
@@ -95,16 +93,20 @@ impl Pause {
             true => (i64::MAX, false),
         };
         self.writes_only.store(writes_only, Relaxed);
-        self.until_ms.store(until_ms, Relaxed);
         let settings = &self.engine.settings;
         settings.paused_until_ms.store(until_ms, Relaxed);
+    }
+
+    /// Milliseconds since the epoch; in the past if there is no pause.
+    #[inline]
+    fn until_ms(&self) -> i64 {
+        self.engine.settings.paused_until_ms.load(Relaxed)
     }
 
     /// The pause that holds a command back, if there is one. `writes` says whether the command writes.
     #[inline]
     pub fn holds(&self, writes: bool, now_ms: i64) -> Option<Hold> {
-        let until_ms = self.until_ms.load(Relaxed);
-        if until_ms <= now_ms {
+        if self.until_ms() <= now_ms {
             return None;
         }
         self.holds_slowly(writes, now_ms)
@@ -114,7 +116,7 @@ impl Pause {
     fn holds_slowly(&self, writes: bool, now_ms: i64) -> Option<Hold> {
         // Read before the rest, so that `is_over` notices if the pause is ended meanwhile.
         let ended = self.ended.load(Acquire);
-        let until_ms = self.until_ms.load(Relaxed);
+        let until_ms = self.until_ms();
         let writes_only = self.writes_only.load(Relaxed);
         let holds = until_ms > now_ms && (writes || !writes_only);
         holds.then_some(Hold {
