@@ -109,13 +109,12 @@ impl Worker {
     /// Disconnects all subscribers of this thread, because messages for them were dropped.
     fn disconnect_subscribers(&mut self) {
         self.shared.pubsub.take_overflow(self.index);
-        let clients = self.connections.iter().map(|(key, connection)| {
-            let client = &connection.session.client;
-            (key, client)
-        });
         let is_cut = |client: &Client| client.is_subscriber() && !client.killed.swap(true, Relaxed);
-        let cut: Vec<usize> = clients
-            .filter_map(|(key, client)| is_cut(client).then_some(key))
+        let cut: Vec<usize> = self
+            .connections
+            .iter()
+            .filter(|(_, connection)| is_cut(&connection.session.client))
+            .map(|(place, _)| place)
             .collect();
         for place in cut {
             self.note_unread(place);
