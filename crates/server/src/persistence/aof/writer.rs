@@ -277,19 +277,14 @@ impl Writer<'_> {
             return self.replace_unused_base(base, config);
         }
         let first = self.cut_increment;
-        let mut is_gone = false;
-        let is_replaced = self.insist("replace", |writer| {
-            is_gone = writer.files.as_ref().is_some_and(|files| !files.has(base));
-            match is_gone {
-                // Trying again would not bring it back.
-                true => Ok(()),
-                false => writer.files_do(|files| files.replace_base(base, first)),
-            }
-        });
-        if is_gone {
-            self.aof.note_useless_base(base, "somebody has removed it");
+        if self.files.as_ref().is_some_and(|files| !files.has(base)) {
+            // Trying again and again would not bring it back.
+            return self.aof.note_useless_base(base, "somebody has removed it");
         }
-        let Some(files) = self.files.as_ref().filter(|_| is_replaced && !is_gone) else {
+        let is_replaced = self.insist("replace", |writer| {
+            writer.files_do(|files| files.replace_base(base, first))
+        });
+        let Some(files) = self.files.as_ref().filter(|_| is_replaced) else {
             return;
         };
         self.aof.rewritten_bytes.store(files.bytes(), Relaxed);
