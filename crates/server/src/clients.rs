@@ -307,9 +307,15 @@ pub struct Clients {
     monitors: Mutex<Vec<Arc<Client>>>,
     /// Evicted clients that were not closed yet at the last check: their ids, and when they were evicted.
     evicted: Mutex<Vec<(u64, Instant)>>,
-    /// When the clients' memory was last checked while memory was short, in milliseconds since the epoch.
-    checked_ms: AtomicI64,
+    /// While memory is short: when the clients' memory may be checked again.
+    next_check: Mutex<Option<Instant>>,
 }
+
+/// A check of all clients' memory may take one part in so many of the time.
+const CHECK_SHARE: u32 = 20;
+
+/// The longest interval between two checks, since one may take long only because its thread was interrupted.
+const CHECK_INTERVAL_MAX: Duration = Duration::from_millis(10);
 
 /// For this long, the memory of an evicted client counts as about to be freed. A client that runs a script is closed only after the
 /// script.
@@ -487,15 +493,21 @@ impl Clients {
         !evicted.is_empty()
     }
 
-    /// True if the last check was at least `every_ms` ago. Only one of several callers at the same time gets a true.
-    pub fn claim_check(&self, now_ms: i64, every_ms: i64) -> bool {
-        let last = self.checked_ms.load(Relaxed);
-        let is_due = now_ms >= last + every_ms;
-        is_due
-            && self
-                .checked_ms
-                .compare_exchange(last, now_ms, Relaxed, Relaxed)
-                .is_ok()
+    /// As [`Clients::evict`], but does nothing if another thread does it at this moment, or if the last time was so recent that it would take too large a
+    /// part of the time.
+    pub fn evict_if_due(&self, config: &Config, threads: &[Thread]) -> u64 {
+        let Ok(mut next) = self.next_check.try_lock() else {
+            return 0;
+        };
+        let started = Instant::now();
+        if next.is_some_and(|next| started < next) {
+            return 0;
+        }
+        let evicted = self.evict(config, threads);
+        let ended = Instant::now();
+        let pause = (ended - started) * CHECK_SHARE;
+        *next = Some(ended + pause.min(CHECK_INTERVAL_MAX));
+        evicted
     }
 
     /// All clients, oldest first.

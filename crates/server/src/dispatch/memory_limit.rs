@@ -33,9 +33,6 @@ const ROOM_KEPT_BYTES: i64 = 1024;
 /// connections.
 const OVERHEAD_BYTES: u64 = 2 << 20;
 
-/// How often the memory of clients is checked while memory is short. A check visits all clients.
-const CLIENTS_CHECK_MS: i64 = 10;
-
 /// How many keys are compared for each of `maxmemory-samples`. More than one makes up for the pool of earlier samples that Redis has.
 const KEYS_PER_SAMPLE: usize = 2;
 
@@ -123,7 +120,7 @@ impl Dispatcher {
             // No data may change.
             return MemoryRoom::Enough;
         }
-        if self.clients_make_room(now) {
+        if self.clients_make_room() {
             return MemoryRoom::Soon;
         }
         let Some(eviction) = eviction(&self.config) else {
@@ -173,15 +170,13 @@ impl Dispatcher {
     }
 
     /// With `maxmemory-clients`, evicts clients before keys. True if some are about to be closed.
-    fn clients_make_room(&mut self, now: Now) -> bool {
+    fn clients_make_room(&self) -> bool {
         let clients = &self.shared.clients;
         if self.config.maxmemory_clients == ClientMemory::Bytes(0) {
             return false;
         }
-        if clients.claim_check(now.0, CLIENTS_CHECK_MS) {
-            let evicted = clients.evict(&self.config, &self.shared.threads);
-            self.counters().clients_evicted.add(evicted);
-        }
+        let evicted = clients.evict_if_due(&self.config, &self.shared.threads);
+        self.counters().clients_evicted.add(evicted);
         clients.has_unclosed_evictions()
     }
 
@@ -228,9 +223,9 @@ impl Dispatcher {
 
 /// How many bytes must be freed.
 #[derive(Clone, Copy, Default)]
-pub struct Excess {
+struct Excess {
     /// Because memory use is over the limit: writes are refused if no key can be evicted.
-    pub used: u64,
+    used: u64,
     /// In addition, because a part of the limit is withheld.
     withheld: u64,
 }
@@ -247,7 +242,7 @@ impl Excess {
 }
 
 /// How many bytes must be freed.
-pub fn excess(config: &Config, shared: &Shared) -> Excess {
+fn excess(config: &Config, shared: &Shared) -> Excess {
     let counted = counted_bytes(shared);
     let limit = config.maxmemory_bytes;
     let used = counted.saturating_sub(limit);
@@ -264,6 +259,11 @@ pub fn excess(config: &Config, shared: &Shared) -> Excess {
     // What the allocator holds can become free again if entries are evicted, so it may cost more of them than other memory may.
     let withheld = withheld.min(data.saturating_sub(used + protected / 2));
     Excess { used, withheld }
+}
+
+/// True if memory use is over `maxmemory`.
+pub fn is_over_limit(config: &Config, shared: &Shared) -> bool {
+    config.maxmemory_bytes > 0 && excess(config, shared).used > 0
 }
 
 /// The bytes in use that count towards `maxmemory`.

@@ -30,7 +30,7 @@ pub use self::deferred::REPLY_SLICE_BYTES;
 use self::deferred::{drop_unwanted, finish_reply};
 use self::memory_limit::Memory;
 pub use self::memory_limit::{
-    MemoryRoom, background_bytes, counted_bytes, evicts, excess, uncounted_bytes,
+    MemoryRoom, background_bytes, counted_bytes, evicts, is_over_limit, uncounted_bytes,
 };
 pub use self::on_keys::lock;
 use self::refusal::Refusal;

@@ -329,6 +329,16 @@ impl Worker {
                 Next::Read | Next::Wait | Next::Close | Next::GiveUp => break,
             }
         }
+        if let Some(connection) = self.connections.get(key)
+            && connection
+                .output
+                .capacity()
+                .max(connection.input.capacity())
+                > spares::BYTES_MAX
+        {
+            // Other threads may look for clients to evict before the end of this turn.
+            connection.report();
+        }
         if has_read {
             self.note_alive(key);
             self.check_query_limit(key, query_bytes_max);

@@ -34,6 +34,11 @@ impl SpareOutputs {
         }
     }
 
+    /// Frees all buffers.
+    pub fn free_all(&mut self) {
+        *self = Self::default();
+    }
+
     /// Frees the buffers that were not needed since the last call.
     pub fn free_unused(&mut self) {
         self.buffers.drain(..self.unused);

@@ -7,7 +7,7 @@ use damselfly_engine::Now;
 
 use super::{TICK, Worker};
 use crate::clock;
-use crate::dispatch::{MemoryRoom, excess};
+use crate::dispatch::{MemoryRoom, is_over_limit};
 use crate::event_loop::input::Stall;
 use crate::shared::{self, Rates};
 
@@ -25,6 +25,10 @@ impl Worker {
         if now >= self.next_sweep {
             let is_urgent = !self.shared.gate.is_loading() && {
                 self.dispatcher.forget_room();
+                if is_over_limit(&self.dispatcher.config, &self.shared) {
+                    // Before it costs keys.
+                    self.spare_outputs.free_all();
+                }
                 self.sweep(now) | (self.dispatcher.make_room() == MemoryRoom::Soon)
             };
             self.next_sweep = now + if is_urgent { SWEEP_AGAIN } else { TICK };
@@ -72,8 +76,7 @@ impl Worker {
 
     /// Records whether memory use exceeds `maxmemory`.
     fn note_limit(&self) {
-        let limit = self.dispatcher.config.maxmemory_bytes;
-        let is_over = limit > 0 && excess(&self.dispatcher.config, &self.shared).used > 0;
+        let is_over = is_over_limit(&self.dispatcher.config, &self.shared);
         self.shared.over_limit.note(is_over, clock::now_ms());
     }
 
