@@ -5,8 +5,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use damselfly_base::CommandError;
 use damselfly_base::random::{self, Random};
+use damselfly_encodings::hyperloglog::sparse::{self, Runs};
 use damselfly_encodings::hyperloglog::{
-    self, Corrupted, EMPTY, Encoding, REGISTERS, Registers, dense, sparse,
+    self, Corrupted, EMPTY, Encoding, REGISTERS, Registers, dense,
 };
 use damselfly_engine::{Event, Key, Tx};
 use damselfly_protocol::Reply;
@@ -84,6 +85,10 @@ pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
         complexity: "N/A",
     },
 ];
+
+/// The most bytes of runs that PFDEBUG DECODE writes. All registers take 16,384 at most; a string that was made longer by other
+/// commands can take 512 MiB.
+const DECODED_MAX: usize = 1 << 20;
 
 /// The steps for looking at all registers of a HyperLogLog.
 const STEPS: usize = REGISTERS / 64;
@@ -286,19 +291,26 @@ fn write_registers(tx: &Tx<'_>, key: Key<'_>, reply: &mut Reply<'_>) {
     (0..REGISTERS).for_each(|index| reply.integer(dense::register(stored, index).into()));
 }
 
+/// Writes the runs as they are stored, also if they are not exactly as long as all registers.
 fn write_runs(tx: &Tx<'_>, key: Key<'_>, reply: &mut Reply<'_>) -> Result {
-    let (mut text, mut registers) = (String::new(), 0);
     let mut scratch = Scratch::default();
-    for run in sparse::Runs::new(stored_registers(tx, key, &mut scratch)) {
-        registers += run.len;
-        if registers > REGISTERS {
-            return Err(corrupted(Corrupted).into());
-        }
+    let stored = stored_registers(tx, key, &mut scratch);
+    if stored.len() > DECODED_MAX {
+        return Err(corrupted(Corrupted).into());
+    }
+    let mut text = String::new();
+    let mut write = |run: sparse::Run| {
         let _ = match (run.value, run.bytes) {
             (0, 1) => write!(text, "z:{} ", run.len),
             (0, _) => write!(text, "Z:{} ", run.len),
             (value, _) => write!(text, "v:{value},{} ", run.len),
         };
+    };
+    let mut runs = Runs::new(stored);
+    runs.by_ref().for_each(&mut write);
+    if let &[cut_off] = runs.rest() {
+        // Redis reads the zero byte that ends each of its strings.
+        Runs::new(&[cut_off, 0]).for_each(write);
     }
     reply.bulk(text.trim_end().as_bytes());
     Ok(())

@@ -504,6 +504,43 @@ fn a_slow_disk_while_it_is_turned_on_loses_no_base() {
     assert_eq!(digest(&start(&program, folder.path(), &[])), before);
 }
 
+/// Bug: when the new base of a rewrite had been removed, writes were refused for ever.
+#[test]
+fn a_new_base_that_somebody_removes_is_a_failed_rewrite() {
+    let folder = ScratchFolder::create().unwrap();
+    let server = start(&Program::subject(), folder.path(), &[]);
+    let mut connection = server.connect();
+    let mut say = |words: &[&str]| connection.call(words).unwrap().to_string();
+    assert_eq!(say(&["SET", "key", "x"]), "OK");
+    let base = |number: u32| {
+        let name = format!("appendonlydir/appendonly.aof.{number}.base.rdb");
+        folder.path().join(name)
+    };
+    let until = |what: &str, condition: &mut dyn FnMut() -> bool| {
+        let started = Instant::now();
+        while !condition() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    };
+    // The thread that writes comes to the new base late.
+    assert_eq!(say(&["DEBUG", "AOF-FLUSH-SLEEP", "1000000"]), "OK");
+    say(&["BGREWRITEAOF"]);
+    until("there is a base", &mut || {
+        std::fs::remove_file(base(2)).is_ok()
+    });
+    assert_eq!(say(&["DEBUG", "AOF-FLUSH-SLEEP", "0"]), "OK");
+    until("the rewrite has failed", &mut || {
+        say(&["INFO", "persistence"]).contains("aof_last_bgrewrite_status:err")
+    });
+    assert_eq!(say(&["SET", "key", "y"]), "OK");
+    say(&["BGREWRITEAOF"]);
+    until("the next one succeeds", &mut || {
+        say(&["INFO", "persistence"]).contains("aof_last_bgrewrite_status:ok") && base(3).exists()
+    });
+    assert!(say(&["WAITAOF", "1", "0", "10000"]).starts_with("1) (integer) 1"));
+}
+
 /// Bug: a server that ended before its append-only file had a base lost everything, although nothing had failed.
 #[test]
 fn the_end_waits_for_the_base() {

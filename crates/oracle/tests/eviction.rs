@@ -75,7 +75,10 @@ fn writes_are_refused_if_nothing_may_be_evicted() {
         // Reads and deletions are not refused, and deletions make room.
         assert_eq!(cache.run(&["STRLEN", "key0"]), VALUE_BYTES.to_string());
         let now = "current_eviction_exceeded_time";
+        let (limit, less) = (cache.limit.to_string(), (cache.limit / 2).to_string());
+        assert_eq!(cache.run(&["CONFIG", "SET", "maxmemory", &less]), "OK");
         until("the time is counted", || cache.info(now) > 0);
+        assert_eq!(cache.run(&["CONFIG", "SET", "maxmemory", &limit]), "OK");
         for name in numbered("key", 100) {
             assert_eq!(cache.run(&["DEL", &name]), "1");
         }
@@ -478,6 +481,33 @@ fn evicting_a_huge_value_makes_room_for_many_keys() {
     assert!(refusals.is_empty(), "{}", refusals[0]);
     assert_eq!(cache.run(&["EXISTS", "huge"]), "0");
     assert_eq!(cache.info("evicted_keys"), 1);
+}
+
+/// Bug: while clients used far too much memory, keys were evicted. Cause: the clients were looked at only every ten milliseconds, and replies of the turn in
+/// progress were not known. Fix: they are looked at whenever keys would be evicted, and large replies are reported at once.
+#[test]
+fn clients_that_do_not_read_are_evicted_before_any_key() {
+    const KEYS: usize = 50;
+    let mut cache = Cache::with(&["--maxmemory-policy", "allkeys-lru"], 20 << 10);
+    cache.run(&["CONFIG", "SET", "maxmemory-clients", "3mb"]);
+    cache.run(&["CLIENT", "NO-EVICT", "on"]);
+    for number in 0..KEYS {
+        cache.run(&["SETRANGE", &number.to_string(), "100000", "x"]);
+    }
+    for _ in 0..5 {
+        let requests = request(&["MGET", "1"]).repeat(100);
+        let mut greedy: Vec<Connection> = (0..20).map(|_| cache.server.connect()).collect();
+        for connection in &mut greedy {
+            // It may have been evicted already.
+            let _ = connection.send(&requests);
+        }
+        let before = cache.info("evicted_clients");
+        until("clients are evicted", || {
+            cache.info("evicted_clients") > before
+        });
+    }
+    assert_eq!(cache.info("evicted_keys"), 0);
+    assert_eq!(cache.number(&["DBSIZE"]), KEYS);
 }
 
 #[test]

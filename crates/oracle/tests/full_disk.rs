@@ -12,6 +12,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use common::replicas::{call, digest, info, wait_until, with_append_only_file};
+use damselfly_oracle::connection::request;
 use damselfly_oracle::server::{Program, ScratchFolder, Server};
 
 /// Mounts the file system in a namespace of the server's own, for which nobody has to be root.
@@ -241,8 +242,14 @@ fn after_a_stop_with_a_full_disk_the_file_has_a_beginning_of_the_history() {
     assert_eq!(call(server, &["SET", "before", "x"]), "OK");
     let sleep = |us: &str| call(server, &["DEBUG", "AOF-FLUSH-SLEEP", us]);
     assert_eq!(sleep("1000000"), "OK");
+    let mut durable = server.connect();
+    let reply = durable.call(&["CLIENT", "DURABLE", "ON"]).unwrap();
+    assert_eq!(reply.to_string(), "OK");
     let large = "x".repeat(8 << 20);
-    assert_eq!(call(server, &["SET", "large", &large]), "OK");
+    durable.send(&request(&["SET", "large", &large])).unwrap();
+    wait_until("the write is visible", || {
+        call(server, &["EXISTS", "large"]) == "(integer) 1"
+    });
     assert_eq!(call(server, &["SET", "after", "x"]), "OK");
     wait_until("the disk is full", || {
         info(server, "aof_last_write_status") == "err"
@@ -251,9 +258,33 @@ fn after_a_stop_with_a_full_disk_the_file_has_a_beginning_of_the_history() {
     connection.send(b"SHUTDOWN NOSAVE NOW FORCE\r\n").unwrap();
     let ended = disk.server.wait(std::time::Duration::from_secs(30));
     assert!(ended.unwrap().is_some(), "the server stops");
+    assert!(durable.closed_by_server(), "the change is not on disk");
     let restored = ScratchFolder::create().unwrap();
     copy(&behind, &restored.path().join("appendonlydir"));
     let other = with_append_only_file(&Program::subject(), restored.path());
     assert_eq!(call(&other, &["EXISTS", "before"]), "(integer) 1");
     assert_eq!(call(&other, &["EXISTS", "large", "after"]), "(integer) 0");
+}
+
+/// Bug: if the disk was full and as much waited to be written as may, the server did not stop. Cause: the thread that takes changes from the log waited
+/// for the one that writes them, which tried again and again until it was told to end, after the former had ended.
+#[test]
+fn a_full_queue_does_not_keep_the_server_from_stopping() {
+    let Some(mut disk) = SmallDisk::start("everysec") else {
+        return;
+    };
+    let server = &disk.server;
+    assert_eq!(call(server, &["DEBUG", "AOF-FLUSH-SLEEP", "2000000"]), "OK");
+    let mut connection = server.connect();
+    let large = request(&["SET", "large", &"x".repeat(8 << 20)]);
+    for _ in 0..10 {
+        connection.send(&large).unwrap();
+    }
+    wait_until("the queue is full", || {
+        info(server, "aof_buffer_length").parse::<usize>().unwrap() > 64 << 20
+    });
+    let mut other = server.connect();
+    other.send(b"SHUTDOWN NOSAVE NOW FORCE\r\n").unwrap();
+    let ended = disk.server.wait(std::time::Duration::from_secs(60));
+    assert!(ended.unwrap().is_some(), "the server stops");
 }

@@ -76,7 +76,15 @@ fn an_old_file_is_not_touched_by_a_server_that_has_not_loaded_it() {
     );
     fs::write(&old, &log).unwrap();
     let dir = folder.path().display().to_string();
-    let server = Server::start(&Program::subject(), &["--dir", &dir, "--save", ""]).unwrap();
+    let options = [
+        "--dir",
+        &dir,
+        "--save",
+        "",
+        "--enable-protected-configs",
+        "yes",
+    ];
+    let server = Server::start(&Program::subject(), &options).unwrap();
     let mut connection = server.connect();
     let mut say = |words: &[&str]| connection.call(words).unwrap().to_string();
     assert_eq!(say(&["SET", "new", "x"]), "OK");
@@ -90,9 +98,10 @@ fn an_old_file_is_not_touched_by_a_server_that_has_not_loaded_it() {
     });
     assert_eq!(fs::read(&old).unwrap(), log);
     // The folder can't be changed under an append-only file.
-    assert!(
-        say(&["CONFIG", "SET", "dir", "/tmp"]).contains("(possibly related to argument 'dir')")
-    );
+    let refused = say(&["CONFIG", "SET", "dir", "/tmp"]);
+    assert!(refused.contains("turn it off first"), "{refused}");
+    assert_eq!(say(&["CONFIG", "SET", "appendonly", "no"]), "OK");
+    assert_eq!(say(&["CONFIG", "SET", "dir", "/tmp"]), "OK");
 }
 
 #[test]

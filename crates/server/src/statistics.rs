@@ -1,8 +1,8 @@
 //! Counters. Each thread has its own and updates them without locks; readers sum over all threads.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 
 use crate::memcached::MemcachedCounters;
 use crate::registry::counted_rows;
@@ -79,7 +79,8 @@ pub struct CommandCounters {
     pub rejected: Counter,
     /// Calls that ran and returned an error.
     pub failed: Counter,
-    latencies: Latencies,
+    /// Made at the first call: most commands are never called, and those of a thread would take half a megabyte.
+    latencies: OnceLock<Box<Latencies>>,
 }
 
 impl CommandCounters {
@@ -89,7 +90,7 @@ impl CommandCounters {
         self.calls.add(1);
         self.ns.add(ns);
         if track_latency {
-            self.latencies.record(ns);
+            self.latencies.get_or_init(Box::default).record(ns);
         }
     }
 }
@@ -183,7 +184,9 @@ impl ThreadCounters {
             ] {
                 counter.reset();
             }
-            command.latencies.0.iter().for_each(Counter::reset);
+            if let Some(latencies) = command.latencies.get() {
+                latencies.0.iter().for_each(Counter::reset);
+            }
         }
         for counter in [
             &self.connections_received,
@@ -244,8 +247,10 @@ impl CommandTotals {
             totals.ns += command.ns.read();
             totals.rejected += command.rejected.read();
             totals.failed += command.failed.read();
-            for (total, counter) in totals.latencies.iter_mut().zip(&command.latencies.0) {
-                *total += counter.read();
+            if let Some(latencies) = command.latencies.get() {
+                for (total, counter) in totals.latencies.iter_mut().zip(&latencies.0) {
+                    *total += counter.read();
+                }
             }
         }
         totals

@@ -66,6 +66,11 @@ impl<'a> Runs<'a> {
     pub fn new(stored: &'a [u8]) -> Self {
         Self(stored)
     }
+
+    /// The bytes behind the runs so far: at the end none, or the first byte of a run that is cut off.
+    pub fn rest(&self) -> &'a [u8] {
+        self.0
+    }
 }
 
 impl Iterator for Runs<'_> {
@@ -92,7 +97,7 @@ fn visit(stored: &[u8], mut visit: impl FnMut(usize, Run)) -> Result<(), Corrupt
         visit(first, run);
         first += run.len;
     }
-    if first == REGISTERS && runs.0.is_empty() {
+    if first == REGISTERS && runs.rest().is_empty() {
         Ok(())
     } else {
         Err(Corrupted)

@@ -118,7 +118,11 @@ pub fn entry(random: &mut Random, thresholds: &Thresholds) -> Entry {
                 let value = text(random, len_max);
                 let deadline = (has_deadlines && random.below(2) == 0)
                     .then(|| 1 + (random.number() >> 17) as i64);
-                Hash::edit(&mut entry, thresholds).set(&member, Element::new(&value), deadline);
+                let mut hash = Hash::edit(&mut entry, thresholds);
+                // Never twice: a hash with a long value stays large when a short one replaces it.
+                if hash.view().get(&member).is_none() {
+                    hash.set(&member, Element::new(&value), deadline);
+                }
             }
             Type::SortedSet => {
                 let scores = [

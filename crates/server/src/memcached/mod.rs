@@ -11,10 +11,10 @@ use std::sync::{Arc, LazyLock};
 use damselfly_base::CommandError;
 use damselfly_commands::memcached::{self as keys, Class, Tally};
 use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Stop, Trait};
-use damselfly_engine::{Deadline, Now, Tx};
+use damselfly_engine::{Deadline, Key, Now, Tx};
 use damselfly_protocol::Reply;
 use damselfly_protocol::memcached::{Verb, number, reply};
-use damselfly_value::Text;
+use damselfly_value::{Attributes, Text};
 
 use crate::clock;
 use crate::persistence::shutdown::{NotStopped, Shutdown};
@@ -173,8 +173,10 @@ fn command(verb: Verb) -> Command<Handler> {
         keys: Keys::None,
         traits: match verb {
             Verb::FlushAll => &[Trait::NoScript, Trait::Writes],
-            Verb::Stats | Verb::Verbosity | Verb::Shutdown => &[Trait::NoScript, Trait::Loading],
-            _ => &[Trait::NoAuth, Trait::NoScript, Trait::Loading],
+            Verb::Stats | Verb::Verbosity | Verb::Shutdown => {
+                &[Trait::NoScript, Trait::Loading, Trait::Stale]
+            }
+            _ => &[Trait::NoAuth, Trait::NoScript, Trait::Loading, Trait::Stale],
         },
         run: Run::Run(Handler::Session(run)),
         group: Group::Server,
@@ -249,8 +251,7 @@ pub fn log_items(tx: &mut Tx<'_>, row: &Row, args: Args<'_>) {
             (None, None) => tx.log_effect(&[b"PERSIST", key.bytes]),
         }
         if flags != 0 && !only_touches {
-            let message = [FLAGS_MESSAGE, flags.to_string().as_bytes(), b" ", key.bytes].concat();
-            tx.log_effect(&[b"ECHO", &message]);
+            tx.log_effect(&[b"ECHO", &flags_message(flags, key.bytes)]);
         }
     }
 }
@@ -264,7 +265,29 @@ fn text_bytes(text: Text<'_>) -> Vec<u8> {
 }
 
 /// How a message begins that sets the client flags of a key.
-pub const FLAGS_MESSAGE: &[u8] = b"damselfly:flags ";
+const FLAGS_MESSAGE: &[u8] = b"damselfly:flags ";
+
+/// The message that sets the client flags of a key.
+pub fn flags_message(flags: u32, key: &[u8]) -> Vec<u8> {
+    [FLAGS_MESSAGE, flags.to_string().as_bytes(), b" ", key].concat()
+}
+
+/// The client flags of an item, and its key, if this message of an ECHO sets them.
+pub fn flags_and_key(message: &[u8]) -> Option<(u32, &[u8])> {
+    let rest = message.strip_prefix(FLAGS_MESSAGE)?;
+    let space = rest.iter().position(|&byte| byte == b' ')?;
+    let flags = std::str::from_utf8(&rest[..space]).ok()?;
+    Some((flags.parse().ok()?, &rest[space + 1..]))
+}
+
+/// Sets the client flags of the item at a key of the selected database, whose shard is locked. False if there is none.
+pub fn set_flags(tx: &mut Tx<'_>, key: Key<'_>, flags: u32) -> bool {
+    let is_item = tx.view(key).is_some_and(|entry| entry.text().is_some());
+    if is_item {
+        tx.set_attributes(key, Attributes::of_flags(flags));
+    }
+    is_item
+}
 
 /// What all memcached clients share.
 #[derive(Debug, Default)]

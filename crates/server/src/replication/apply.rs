@@ -16,14 +16,15 @@ use damselfly_base::CommandError;
 use damselfly_base::number::parse_integer;
 use damselfly_commands::{Args, Stop};
 use damselfly_config::PropagationErrors;
-use damselfly_engine::{Busy, Now, Tx, Unserved};
+use damselfly_engine::{Busy, Key, Now, Tx, Unserved};
 use damselfly_protocol::{Reply, Version};
 use damselfly_pubsub::Scope;
 
-use super::requests::{Action, Chunk, PARSED_MAX, Queue, Request, flags_and_key};
+use super::requests::{Action, Chunk, PARSED_MAX, Queue, Request};
 use crate::clock;
 use crate::dispatch::count_effects;
 use crate::gate::Reasons;
+use crate::memcached;
 use crate::observers::monitor;
 use crate::scripts::function_commands;
 use crate::shared::Shared;
@@ -389,13 +390,13 @@ fn database(shared: &Shared, args: Args<'_>) -> Result<usize, Fault> {
         })
 }
 
-/// Sets the client flags of a memcached item, whose shard is locked.
+/// Sets the client flags of a memcached item, whose shard is locked, and logs that for the append-only file.
 fn set_flags(tx: &mut Tx<'_>, db: usize, args: Args<'_>) {
-    if let Some((flags, key)) = flags_and_key(args) {
-        let key = damselfly_engine::Key::new(key);
-        tx.set_db(db);
-        if tx.view(key).is_some_and(|entry| entry.text().is_some()) {
-            tx.set_attributes(key, damselfly_value::Attributes::of_flags(flags));
-        }
+    let Some((flags, key)) = memcached::flags_and_key(args.at(1)) else {
+        return;
+    };
+    tx.set_db(db);
+    if memcached::set_flags(tx, Key::new(key), flags) {
+        tx.log_args(args.from(0));
     }
 }

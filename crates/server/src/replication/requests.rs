@@ -4,7 +4,7 @@ use damselfly_commands::{Args, KeyspaceFn, Run};
 use damselfly_protocol::{Limits, Progress, RequestParser, Span};
 use damselfly_pubsub::Scope;
 
-use crate::memcached::FLAGS_MESSAGE;
+use crate::memcached::flags_and_key;
 use crate::registry::{Handler, Locks, REGISTRY, Row};
 
 /// The most commands in a group that is no transaction: their locks are held for some ten microseconds.
@@ -99,7 +99,7 @@ impl Queue {
         };
         let key = match action {
             Action::OneKey(row, _) => only_key(row).map(|place| args.at(place)),
-            Action::Flags => flags_and_key(args).map(|(_, key)| key),
+            Action::Flags => flags_and_key(args.at(1)).map(|(_, key)| key),
             _ => None,
         };
         Request {
@@ -266,12 +266,4 @@ impl Action {
             }
         }
     }
-}
-
-/// The client flags of a memcached item, and its key, if this ECHO is about them.
-pub(super) fn flags_and_key<'i>(args: Args<'i>) -> Option<(u32, &'i [u8])> {
-    let message = args.get(1)?.strip_prefix(FLAGS_MESSAGE)?;
-    let space = message.iter().position(|&byte| byte == b' ')?;
-    let flags = std::str::from_utf8(&message[..space]).ok()?;
-    Some((flags.parse().ok()?, &message[space + 1..]))
 }

@@ -4,7 +4,7 @@ use damselfly_base::double::DoubleText;
 use damselfly_protocol::client::write_command;
 use damselfly_value::{EntryRef, Side, Stream, StreamId, Text, Value};
 
-use crate::memcached::FLAGS_MESSAGE;
+use crate::memcached::flags_message;
 
 /// How many elements one command adds at most, as in Redis.
 const ELEMENTS_MAX: usize = 64;
@@ -152,8 +152,7 @@ impl<E> Commands<'_, E> {
         }
         let flags = entry.attributes().flags;
         if flags != 0 {
-            let message = [FLAGS_MESSAGE, flags.to_string().as_bytes(), b" ", key].concat();
-            self.command(&[b"ECHO", &message]);
+            self.command(&[b"ECHO", &flags_message(flags, key)]);
         }
     }
 

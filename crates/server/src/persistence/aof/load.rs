@@ -21,7 +21,7 @@ use super::reader::{Fault, Item, Reader};
 use super::storage::sync_folder;
 use super::{Aof, folder};
 use crate::clock;
-use crate::memcached::FLAGS_MESSAGE;
+use crate::memcached;
 use crate::persistence::{reload, start};
 use crate::registry::{Handler, REGISTRY, Row};
 use crate::replication::link::lock_all;
@@ -405,17 +405,7 @@ impl<'a> Replay<'a> {
 
     /// Sets the client flags of a memcached item, if this message says so.
     fn set_flags(&self, message: &[u8], within: Option<&mut Tx<'_>>) {
-        let Some(message) = message.strip_prefix(FLAGS_MESSAGE) else {
-            return;
-        };
-        let Some(space) = message.iter().position(|&byte| byte == b' ') else {
-            return;
-        };
-        let (flags, key) = (&message[..space], &message[space + 1..]);
-        let flags = std::str::from_utf8(flags)
-            .ok()
-            .and_then(|text| text.parse().ok());
-        if let Some(flags) = flags {
+        if let Some((flags, key)) = memcached::flags_and_key(message) {
             let (key, now) = (Key::new(key), Now(clock::now_ms()));
             match within {
                 Some(tx) => set_flags_in(tx, self.db, key, flags),
@@ -433,9 +423,7 @@ impl<'a> Replay<'a> {
 fn set_flags_in(tx: &mut Tx<'_>, db: usize, key: Key<'_>, flags: u32) {
     tx.set_db(db);
     tx.keep_expired();
-    if tx.view(key).is_some_and(|entry| entry.text().is_some()) {
-        tx.set_attributes(key, damselfly_value::Attributes::of_flags(flags));
-    }
+    memcached::set_flags(tx, key, flags);
 }
 
 /// Runs a command. True if it needs all locks.
