@@ -15,7 +15,7 @@ use crate::command::{
     reads, writes,
 };
 use crate::ranges::{bytes_max, check_growth};
-use crate::strings::{Scratch, text_of};
+use crate::strings::{Scratch, log_text, text_of};
 use crate::{Args, KeyspaceFn, Result, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
@@ -286,14 +286,20 @@ fn bitop(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         len = len.max(source);
         bytes += source;
     }
-    if len == 0 {
-        tx.remove_unread(destination);
-        reply.integer(0);
-        return Ok(());
+    let is_since_8 = match operation {
+        Operation::And | Operation::Or | Operation::Xor | Operation::Not => false,
+        Operation::Diff | Operation::Diff1 | Operation::AndOr | Operation::One => true,
+    };
+    if len > 0 {
+        long::check(tx, long::steps_of_bytes(bytes + len))?;
+        let entry = combined(tx, args, operation, len);
+        tx.store_built(destination, entry, Event::Set);
+        if is_since_8 {
+            log_text(tx, destination, &[]);
+        }
+    } else if tx.remove_unread(destination) && is_since_8 {
+        tx.log_effect(&[b"DEL", destination.bytes]);
     }
-    long::check(tx, long::steps_of_bytes(bytes + len))?;
-    let entry = combined(tx, args, operation, len);
-    tx.store_built(destination, entry, Event::Set);
     reply.integer(len as i64);
     Ok(())
 }

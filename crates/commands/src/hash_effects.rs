@@ -1,6 +1,7 @@
 //! What commands on the deadlines of fields write to the log.
 
 use damselfly_engine::{Key, Tx};
+use damselfly_value::Hash;
 
 use crate::Args;
 use crate::expiry::is_past;
@@ -37,27 +38,30 @@ pub(crate) fn log_persisted(tx: &mut Tx<'_>, key: Key<'_>, fields: &[&[u8]]) {
     }
 }
 
-/// Logs HSETEX, whose fields begin at `first`, with an absolute deadline and without its condition.
+/// Logs HSETEX, whose fields begin at `first`, as commands that Redis 7 has.
 pub(crate) fn log_set(tx: &mut Tx<'_>, args: Args<'_>, first: usize, deadline: NewDeadline) {
     let key = args.key(1);
-    let moment = match deadline {
-        NewDeadline::None | NewDeadline::Keep => String::new(),
-        NewDeadline::At(moment) if is_past(moment, tx.expiry_time()) => {
-            let fields: Vec<&[u8]> = args.from(first).step_by(2).collect();
-            log_removed(tx, key, &fields);
-            return;
+    let fields: Vec<&[u8]> = args.from(first).step_by(2).collect();
+    if let NewDeadline::At(moment) = deadline
+        && is_past(moment, tx.expiry_time())
+    {
+        log_removed(tx, key, &fields);
+        return;
+    }
+    let pairs: Vec<&[u8]> = args.from(first).collect();
+    // This removes deadlines.
+    tx.log_effect(&[&[b"HSET", key.bytes], &pairs[..]].concat());
+    match deadline {
+        NewDeadline::None => {}
+        NewDeadline::At(moment) => log_deadline(tx, key, &fields, moment),
+        NewDeadline::Keep => {
+            for field in fields {
+                let hash = tx.peek_as::<Hash>(key).ok().flatten();
+                let pair = hash.and_then(|hash| hash.get(field));
+                if let Some(kept) = pair.and_then(|pair| pair.deadline_ms) {
+                    log_deadline(tx, key, &[field], kept);
+                }
+            }
         }
-        NewDeadline::At(moment) => moment.to_string(),
-    };
-    let option: &[&[u8]] = match deadline {
-        NewDeadline::None => &[],
-        NewDeadline::Keep => &[b"KEEPTTL"],
-        NewDeadline::At(_) => &[b"PXAT", moment.as_bytes()],
-    };
-    let count = ((args.len() - first) / 2).to_string();
-    let mut logged: Vec<&[u8]> = vec![b"HSETEX", key.bytes];
-    logged.extend(option);
-    logged.extend([&b"FIELDS"[..], count.as_bytes()]);
-    logged.extend(args.from(first));
-    tx.log_effect(&logged);
+    }
 }

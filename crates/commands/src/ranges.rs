@@ -12,6 +12,7 @@ use damselfly_value::{NewValue, Text};
 use crate::command::{
     Access, Arity::Exactly, At::One, Command, Group, Keys, Run, Trait, reads, writes,
 };
+use crate::strings::log_text;
 use crate::{Args, KeyspaceFn, Result, Stop, long};
 
 pub(crate) static COMMANDS: &[Command<KeyspaceFn>] = &[
@@ -133,21 +134,25 @@ fn len_of(tx: &mut Tx<'_>, key: Key<'_>) -> Result<Option<usize>> {
 
 fn extend(tx: &mut Tx<'_>, args: Args<'_>, end: End, reply: &mut Reply<'_>) -> Result {
     let (key, added) = (args.key(1), args.at(2));
-    let Some(old_len) = len_of(tx, key)? else {
-        tx.store_used(key, NewValue::compact(added), Deadline::Clear, end.event());
-        reply.integer(added.len() as i64);
-        return Ok(());
-    };
-    let len = old_len + added.len();
-    check_len(tx, len)?;
-    check_growth(tx, key, len)?;
-    tx.edit_used(key, len, end.event(), |bytes| match end {
-        End::Back => bytes[old_len..].copy_from_slice(added),
-        End::Front => {
-            bytes.copy_within(..old_len, added.len());
-            bytes[..added.len()].copy_from_slice(added);
+    let old_len = len_of(tx, key)?;
+    let len = old_len.unwrap_or_default() + added.len();
+    match old_len {
+        None => tx.store_used(key, NewValue::compact(added), Deadline::Clear, end.event()),
+        Some(old_len) => {
+            check_len(tx, len)?;
+            check_growth(tx, key, len)?;
+            tx.edit_used(key, len, end.event(), |bytes| match end {
+                End::Back => bytes[old_len..].copy_from_slice(added),
+                End::Front => {
+                    bytes.copy_within(..old_len, added.len());
+                    bytes[..added.len()].copy_from_slice(added);
+                }
+            });
         }
-    });
+    }
+    if matches!(end, End::Front) {
+        log_text(tx, key, &[b"KEEPTTL"]);
+    }
     reply.integer(len as i64);
     Ok(())
 }

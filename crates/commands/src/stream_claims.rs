@@ -12,7 +12,8 @@ use crate::command::{
     Access, Arity::AtLeast, At::One, Command, Group, Keys, Run, Trait, reads, writes,
 };
 use crate::stream_groups::{
-    count_change, log_acknowledged, log_deliveries, log_position, no_key_or_group, see_consumer,
+    count_change, log_acknowledged, log_deliveries, log_new_consumer, log_position,
+    no_key_or_group, see_consumer,
 };
 use crate::stream_ids::{interval_end, interval_start, parse_exact, reply_id};
 use crate::stream_ranges::reply_entry;
@@ -347,6 +348,9 @@ fn record_claim(tx: &mut Tx<'_>, args: Args<'_>, done: &ClaimResult) {
     let (key, group) = (args.key(1), args.at(2));
     if done.has_new_consumer {
         count_change(tx, key, Some(Event::XgroupCreateconsumer));
+        if done.claimed.is_empty() {
+            log_new_consumer(tx, key, group, args.at(3));
+        }
     }
     tx.changed_many(done.claimed.len() + done.gone.len());
     log_deliveries(tx, key, group, &done.claimed);

@@ -210,6 +210,18 @@ pub(crate) fn text_of<'a>(text: Text<'a>, scratch: &'a mut Scratch) -> &'a [u8] 
     }
 }
 
+/// Logs a command that Redis 7 does not have as the string that it has made; `options` are those of SET.
+pub(crate) fn log_text(tx: &mut Tx<'_>, key: Key<'_>, options: &[&[u8]]) {
+    if !tx.is_logged() {
+        return;
+    }
+    let mut scratch = Scratch::default();
+    let text = tx.view(key).and_then(EntryRef::text);
+    if let Some(bytes) = text.map(|text| text_of(text, &mut scratch).to_vec()) {
+        tx.log_effect(&[&[b"SET", key.bytes, &bytes], options].concat());
+    }
+}
+
 /// Writes a string value.
 #[inline]
 pub(crate) fn write(text: Text<'_>, reply: &mut Reply<'_>) {

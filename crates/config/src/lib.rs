@@ -9,6 +9,7 @@
 //! A [`Config`] is a plain value. CONFIG SET creates a new one or fails as a whole, so readers hold a snapshot that never
 //! changes. The only I/O is that of [`Disk`], which callers pass to `load`.
 
+mod command_line;
 mod docs;
 #[cfg(test)]
 mod effects;

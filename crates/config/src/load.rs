@@ -6,14 +6,14 @@
 //! DAMSELFLY_<OPTION>=value                       `-` in the option's name is `_` here
 //! ```
 //!
-//! The arguments are split into one list of words per option, like the lines of a file. A library that parses command lines would
-//! save little work, and would refuse `--bind 127.0.0.1 -::1`.
+//! `command_line.rs` splits the arguments into one list of words per option, like the lines of a file.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::command_line::{Arguments, Asked};
 use super::kind::{Kind, OptionError, Value};
 use super::options::{self, Effect};
 use super::redis::{self, Lacking};
@@ -23,11 +23,10 @@ use damselfly_base::glob::Glob;
 
 /// How deeply `include` may be nested.
 const INCLUDE_DEPTH_MAX: usize = 16;
-/// The option that checks a file instead of starting the server.
-const CHECK_RDB: &str = "--check-rdb";
-const CHECK_AOF: &str = "--check-aof";
-const RESTORE_TO: &str = "--restore-to";
 const ENVIRONMENT_PREFIX: &str = "DAMSELFLY_";
+/// Names that begin a line and are not options.
+pub(super) const DIRECTIVES: &[&str] = &["include", "rename-command", "user"];
+pub(super) const UNBALANCED: &str = "unbalanced quotes in configuration line";
 
 /// The request of the command line.
 #[derive(Debug)]
@@ -203,7 +202,7 @@ pub fn load(
         loader.variable(variable, value)?;
     }
     for words in &arguments.lines {
-        loader.apply(&Place::CommandLine, words, Repeated::Adds)?;
+        loader.line(&Place::CommandLine, words, 0)?;
     }
     loader.warn_of_options_without_effect();
     Ok(Request::Run(Box::new(Loaded {
@@ -222,98 +221,6 @@ pub(super) fn apply_lines(lines: &[&[String]]) -> Option<Config> {
             .ok()?;
     }
     Some(loader.config)
-}
-
-enum Asked {
-    Start(Arguments),
-    Help,
-    Version,
-    Tool(Request),
-}
-
-/// What a command line asks for that is not a server.
-fn tool(args: &[String]) -> Option<Request> {
-    let words: Vec<&str> = args.iter().map(String::as_str).collect();
-    match words.as_slice() {
-        [CHECK_AOF, "--fix", path] | [CHECK_AOF, path, "--fix"] => Some(Request::CheckAof {
-            path: PathBuf::from(path),
-            fixes: true,
-        }),
-        [CHECK_AOF, path] => Some(Request::CheckAof {
-            path: PathBuf::from(path),
-            fixes: false,
-        }),
-        words => {
-            let value = |option: &str| {
-                let at = words.iter().position(|word| *word == option)?;
-                words.get(at + 1).copied()
-            };
-            let restore = Request::RestoreTo {
-                second: value(RESTORE_TO)?.parse().ok()?,
-                source: PathBuf::from(value("--dir")?),
-                into: PathBuf::from(value("--into")?),
-            };
-            (words.len() == 6).then_some(restore)
-        }
-    }
-}
-
-/// The command line, split into lines of words.
-#[derive(Default)]
-struct Arguments {
-    file: Option<PathBuf>,
-    standard_input: bool,
-    lines: Vec<Vec<String>>,
-}
-
-impl Arguments {
-    fn parse(args: impl IntoIterator<Item = String>) -> Result<Asked, StartError> {
-        let mut parsed = Arguments::default();
-        let args: Vec<String> = args.into_iter().collect();
-        let last = args.len().saturating_sub(1);
-        for (index, arg) in args.iter().enumerate() {
-            let value_of = parsed.lines.last_mut();
-            match (arg.as_str(), value_of) {
-                ("-h", None) | ("--help", _) => return Ok(Asked::Help),
-                ("-v", None) | ("--version", _) => return Ok(Asked::Version),
-                (CHECK_RDB, _) => match args.as_slice() {
-                    [_, path] => return Ok(Asked::Tool(Request::CheckRdb(PathBuf::from(path)))),
-                    _ => {
-                        return Err(StartError::Refused {
-                            place: Place::CommandLine,
-                            option: CHECK_RDB.to_owned(),
-                            problem: "expected the path of one file and no other option".to_owned(),
-                        });
-                    }
-                },
-                (CHECK_AOF | RESTORE_TO, _) => {
-                    return tool(&args).map(Asked::Tool).ok_or_else(|| StartError::Refused {
-                        place: Place::CommandLine,
-                        option: arg.clone(),
-                        problem: "expected '--check-aof [--fix] FILE' or '--restore-to TIME --dir SOURCE --into DIRECTORY'".to_owned(),
-                    });
-                }
-                ("-", None) if index <= 1 => parsed.standard_input = true,
-                ("-", _) if index == last => parsed.standard_input = true,
-                (option, _) if option.starts_with("--") => {
-                    let words = option[2..].splitn(2, '=').map(str::to_owned);
-                    parsed.lines.push(words.collect());
-                }
-                (_, Some(words)) => words.push(arg.clone()),
-                (path, None) if index == 0 && !path.starts_with('-') => {
-                    parsed.file = Some(PathBuf::from(arg));
-                }
-                (_, None) => {
-                    return Err(StartError::Refused {
-                        place: Place::CommandLine,
-                        option: arg.clone(),
-                        problem: "expected --option value; see --help".to_owned(),
-                    });
-                }
-            }
-        }
-        Ok(Asked::Start(parsed))
-    }
 }
 
 /// How a line of an option of [`Kind::Groups`] affects earlier ones.
@@ -370,21 +277,21 @@ impl<'a, F: Files> Loader<'a, F> {
             };
             let Some(words) = line::split(raw) else {
                 let option = raw.split([' ', '\t']).next().unwrap_or_default();
-                return Err(refused(
-                    place,
-                    option,
-                    "unbalanced quotes in configuration line",
-                ));
+                return Err(refused(place, option, UNBALANCED));
             };
-            match words.as_slice() {
-                [] => {}
-                [name, included] if name.eq_ignore_ascii_case("include") => {
-                    self.include(Path::new(included), depth + 1)?;
-                }
-                words => self.apply(&place, words, Repeated::Adds)?,
-            }
+            self.line(&place, &words, depth)?;
         }
         Ok(())
+    }
+
+    /// Applies a line of a file at this depth, or of the command line.
+    fn line(&mut self, place: &Place, words: &[String], depth: usize) -> Result<(), StartError> {
+        match words {
+            [name, included] if name.eq_ignore_ascii_case("include") => {
+                self.include(Path::new(included), depth + 1)
+            }
+            words => self.apply(place, words, Repeated::Adds),
+        }
     }
 
     /// Reads the file at `path`; if the last part of `path` is a pattern, reads every file that matches.
@@ -548,7 +455,7 @@ impl<'a, F: Files> Loader<'a, F> {
     }
 }
 
-fn refused(place: Place, option: &str, problem: &str) -> StartError {
+pub(super) fn refused(place: Place, option: &str, problem: &str) -> StartError {
     StartError::Refused {
         place,
         option: option.to_owned(),

@@ -353,9 +353,9 @@ fn an_append_only_file_of_a_replica_has_its_data() {
 }
 
 /// Bug: when a replica with an append-only file was started again, memcached items had lost their client flags. Cause: the replica logged the values,
-/// but not the messages that set their flags.
+/// but not the messages that set their flags. And these messages did not say that a value is stale.
 #[test]
-fn an_append_only_file_of_a_replica_has_the_flags_of_items() {
+fn an_append_only_file_of_a_replica_has_the_attributes_of_items() {
     let with_items = |arguments: &[&str]| {
         let port = free_port().unwrap();
         let port_text = port.to_string();
@@ -369,6 +369,10 @@ fn an_append_only_file_of_a_replica_has_the_flags_of_items() {
     wait_for_link(&replica);
     let stored = items.call(b"set item 78 0 1\r\nx\r\n").unwrap();
     assert_eq!(stored.trim(), "STORED");
+    let stale = items
+        .call(b"set other 0 0 1\r\nx\r\nmd other I\r\n")
+        .unwrap();
+    assert_eq!(stale.trim(), "STORED\nHD");
     wait_for_agreement("it is replicated", &[&primary, &replica]);
     let status = replica.terminate(Duration::from_secs(20)).unwrap();
     assert!(status.is_some(), "{}", replica.log());
@@ -378,6 +382,7 @@ fn an_append_only_file_of_a_replica_has_the_flags_of_items() {
     wait_until("it is loaded", || call(&again, &["PING"]) == "PONG");
     wait_for_agreement("it has the data", &[&primary, &again]);
     assert_eq!(items.call(b"mg item f\r\n").unwrap().trim(), "HD f78");
+    assert_eq!(items.call(b"mg other\r\n").unwrap().trim(), "HD X W");
 }
 
 /// Bug: a replica that must not show old data refused `mn`, too, for which a client that sends quiet requests waits.

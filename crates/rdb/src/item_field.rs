@@ -4,8 +4,7 @@
 //! AUX | "mc-item" | flags in decimal, then X if the value is stale, and Z if a client was told to replace it
 //! ```
 //!
-//! Redis and Valkey skip metadata fields that they do not know, wherever they are. CAS numbers are not stored: they are valid in one
-//! process only.
+//! Redis and Valkey skip metadata fields that they do not know, wherever they are.
 
 use damselfly_collections::Element;
 use damselfly_value::Attributes;
@@ -13,49 +12,12 @@ use damselfly_value::Attributes;
 /// The name of the field.
 pub(crate) const NAME: &[u8] = b"mc-item";
 
-const STALE: u8 = b'X';
-const CLAIMED: u8 = b'Z';
-
-/// The value of the field for these attributes; `None` if they need none.
-pub(crate) fn value(attributes: Attributes) -> Option<String> {
-    let Attributes {
-        flags,
-        cas: _,
-        is_stale,
-        is_claimed,
-    } = attributes;
-    if flags == 0 && !is_stale && !is_claimed {
-        return None;
-    }
-    let mut value = flags.to_string();
-    if is_stale {
-        value.push(STALE.into());
-    }
-    if is_claimed {
-        value.push(CLAIMED.into());
-    }
-    Some(value)
-}
-
 /// The attributes that a value of the field stands for; `None` if it is none.
 pub(crate) fn parse(value: Element<'_>) -> Option<Attributes> {
-    let text = match value {
-        Element::Integer(number) => {
-            return u32::try_from(number).ok().map(Attributes::of_flags);
-        }
-        Element::Bytes(text) => str::from_utf8(text).ok()?,
-    };
-    let marks_at = text.find(|letter: char| !letter.is_ascii_digit());
-    let (flags, marks) = text.split_at(marks_at.unwrap_or(text.len()));
-    let mut attributes = Attributes::of_flags(flags.parse().ok()?);
-    for mark in marks.bytes() {
-        match mark {
-            STALE => attributes.is_stale = true,
-            CLAIMED => attributes.is_claimed = true,
-            _ => return None,
-        }
+    match value {
+        Element::Integer(number) => u32::try_from(number).ok().map(Attributes::of_flags),
+        Element::Bytes(text) => Attributes::from_text(text),
     }
-    Some(attributes)
 }
 
 #[cfg(test)]
@@ -78,7 +40,7 @@ mod tests {
                     cas: Some(5),
                     ..attributes
                 };
-                match value(with_cas) {
+                match with_cas.to_text() {
                     Some(text) => {
                         assert_eq!(parse(Element::Bytes(text.as_bytes())), Some(attributes));
                     }

@@ -334,7 +334,7 @@ impl Registry {
     fn rename_one(&mut self, name: &str, new: &str) -> std::result::Result<(), String> {
         let (name, new) = (name.to_ascii_lowercase(), new.to_ascii_lowercase());
         let is_called = |row: &Row, name: &str| !row.name.contains('|') && row.called == name;
-        if !new.is_empty() && self.rows.iter().any(|row| is_called(row, &new)) {
+        if name != new && !new.is_empty() && self.rows.iter().any(|row| is_called(row, &new)) {
             return Err(format!(
                 "rename-command {name}: target command name '{new}' already exists"
             ));
@@ -600,14 +600,20 @@ mod tests {
 
     #[test]
     fn renamed_commands_are_found_by_their_new_names_only() {
-        let renames = [("GET", "Fetch"), ("flushall", ""), ("set", "get")]
-            .map(|(name, new)| (name.to_owned(), new.to_owned()));
+        let renames = [
+            ("GET", "Fetch"),
+            ("flushall", ""),
+            ("set", "get"),
+            ("TTL", "ttl"),
+        ]
+        .map(|(name, new)| (name.to_owned(), new.to_owned()));
         let (registry, problem) = Registry::new(&renames);
         assert_eq!(problem, None);
         let name_of = |called: &[u8]| registry.find(called).map(|row| row.name.as_str());
         assert_eq!(name_of(b"fetch"), Some("get"));
         assert_eq!(name_of(b"GET"), Some("set"));
         assert_eq!(name_of(b"set"), None);
+        assert_eq!(name_of(b"ttl"), Some("ttl"));
         assert_eq!(name_of(b"flushall"), None);
         assert!(registry.top_level().all(|row| row.name != "flushall"));
         for (name, new, problem) in [

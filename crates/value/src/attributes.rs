@@ -9,6 +9,9 @@ pub(crate) const FLAGS_BIT: u8 = 4;
 pub(crate) const CAS_BIT: u8 = 8;
 const STALE_BIT: u8 = 16;
 const CLAIMED_BIT: u8 = 32;
+/// The letters that stand for marks in texts.
+const STALE: u8 = b'X';
+const CLAIMED: u8 = b'Z';
 /// The bits of an attribute byte that are the width of the lengths.
 pub(crate) const WIDTH_BITS: u8 = 3;
 
@@ -43,6 +46,41 @@ impl Attributes {
             flags,
             ..Self::NONE
         }
+    }
+
+    /// How files and the log show the attributes; `None` if there are none. CAS numbers are left out: they are valid in one process only.
+    pub fn to_text(self) -> Option<String> {
+        let Self {
+            flags,
+            cas: _,
+            is_stale,
+            is_claimed,
+        } = self;
+        if flags == 0 && !is_stale && !is_claimed {
+            return None;
+        }
+        let marks = [(is_stale, STALE), (is_claimed, CLAIMED)];
+        let marks = marks
+            .iter()
+            .filter(|(is_set, _)| *is_set)
+            .map(|(_, mark)| char::from(*mark));
+        Some(flags.to_string() + &String::from_iter(marks))
+    }
+
+    /// The attributes that a text of [`Attributes::to_text`] shows; `None` for any other text.
+    pub fn from_text(text: &[u8]) -> Option<Self> {
+        let text = str::from_utf8(text).ok()?;
+        let marks_at = text.find(|letter: char| !letter.is_ascii_digit());
+        let (flags, marks) = text.split_at(marks_at.unwrap_or(text.len()));
+        let mut attributes = Self::of_flags(flags.parse().ok()?);
+        for mark in marks.bytes() {
+            match mark {
+                STALE => attributes.is_stale = true,
+                CLAIMED => attributes.is_claimed = true,
+                _ => return None,
+            }
+        }
+        Some(attributes)
     }
 
     /// The bits of the attribute byte; zero if there are no attributes.

@@ -48,6 +48,22 @@ fn the_command_line_accepts_several_values_and_equals_signs() {
     assert_eq!(config.bind, ["127.0.0.1", "-::1"]);
     assert_eq!(config.maxmemory_bytes, 1 << 30);
     assert_eq!(value(&config, "save"), "900 1 60 2");
+    let args = [
+        "--port 13",
+        "--save 900 1",
+        "--save 60 2",
+        "--requirepass",
+        "--a b",
+        "--hz=9",
+    ];
+    let Request::Run(loaded) = load(args.map(str::to_owned), [], &Memory([].into())).unwrap()
+    else {
+        panic!()
+    };
+    let config = &loaded.config;
+    assert_eq!((config.port, config.hz), (13, 9));
+    assert_eq!(value(config, "save"), "900 1 60 2");
+    assert_eq!(config.requirepass, "--a b");
     let config = start(
         "--save '' --client-output-buffer-limit pubsub 32mb 8mb 61",
         &[],
@@ -57,6 +73,20 @@ fn the_command_line_accepts_several_values_and_equals_signs() {
     assert_eq!(value(&config, "save"), "");
     assert_eq!(config.client_output_buffer_limit.pubsub.soft_s, 61);
     assert_eq!(config.client_output_buffer_limit.replica.soft_s, 60);
+}
+
+#[test]
+fn the_command_line_includes_files_in_its_order() {
+    let files = [
+        ("/r.conf", "hz 11\nport 11\n"),
+        ("/s.conf", "include /r.conf\nsave ''\n"),
+    ];
+    let config = start("--hz 12 --port 12 --include /s.conf --hz 13", &[], &files);
+    let config = config.unwrap().config;
+    assert_eq!((config.hz, config.port), (13, 11));
+    let refused = start("--include --port 12", &[], &files).unwrap_err();
+    let expected = "command line: option 'include': wrong number of arguments";
+    assert_eq!(refused.to_string(), expected);
 }
 
 #[test]

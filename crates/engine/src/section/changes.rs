@@ -318,12 +318,14 @@ impl Tx<'_> {
         self.take_out(key, Some(Event::Del))
     }
 
-    /// As [`Tx::remove`], but treats an expired entry like any other.
-    pub fn remove_unread(&mut self, key: Key<'_>) {
-        if let Some(present) = self.present_in(self.db(), key) {
-            present.remove();
-            self.changed(key, Event::Del);
-        }
+    /// As [`Tx::remove`], but treats an expired entry like any other. False if there was none.
+    pub fn remove_unread(&mut self, key: Key<'_>) -> bool {
+        let Some(present) = self.present_in(self.db(), key) else {
+            return false;
+        };
+        present.remove();
+        self.changed(key, Event::Del);
+        true
     }
 
     /// As [`Tx::remove`], but raises no event.

@@ -6,6 +6,25 @@ use super::cases::{Case, own, same};
 pub const CASES: &[Case] = &[
     own(
         &[
+            "SET a ab",
+            "SET b ac",
+            "BITOP DIFF d a b",
+            "BITOP ONE d a b",
+            "BITOP ANDOR d a b",
+            "BITOP DIFF1 d no none",
+            "BITOP DIFF1 d no none",
+        ],
+        &[
+            "SET a ab",
+            "SET b ac",
+            "SET d \\0\\0",
+            "SET d \\0\\u{1}",
+            "SET d ab",
+            "DEL d",
+        ],
+    ),
+    own(
+        &[
             "SET k v",
             "SET k w IFEQ v GET",
             "SET k x IFNE w",

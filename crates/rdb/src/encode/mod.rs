@@ -223,7 +223,7 @@ impl Encoder {
     ) -> Result<ValueWriter, NeedsVersion> {
         let value = entry.value();
         let kind = self.kind_of(value)?;
-        if let Some(item) = item_field::value(entry.attributes()) {
+        if let Some(item) = entry.attributes().to_text() {
             self.aux(item_field::NAME, item.as_bytes(), out);
         }
         if let Some(deadline_ms) = entry.deadline_ms() {

@@ -229,8 +229,8 @@ fn wants_no_reply(row: &Row, args: Args<'_>) -> bool {
     words > words_min && args.at(words - 1) == b"noreply"
 }
 
-/// Logs a command's changes of items as what they are now: SET, or the new deadline, or DEL. Client flags, which Redis does not have,
-/// follow as a message that every server ignores but ours: `ECHO "damselfly:flags FLAGS KEY"`.
+/// Logs a command's changes of items as what they are now: SET, or the new deadline, or DEL. Client flags and marks, which Redis does
+/// not have, follow as a message that every server ignores but ours: `ECHO "damselfly:flags ATTRIBUTES KEY"`.
 pub fn log_items(tx: &mut Tx<'_>, row: &Row, args: Args<'_>) {
     let only_touches = ["touch", "gat", "gats"].contains(&row.name.as_str());
     for place in row.command.key_places(args) {
@@ -239,7 +239,7 @@ pub fn log_items(tx: &mut Tx<'_>, row: &Row, args: Args<'_>) {
             tx.log_effect(&[b"DEL", key.bytes]);
             continue;
         };
-        let (deadline, flags) = (entry.deadline_ms(), entry.attributes().flags);
+        let (deadline, attributes) = (entry.deadline_ms(), entry.attributes());
         let moment = deadline.map_or_else(String::new, |moment| moment.to_string());
         let value = entry.text().filter(|_| !only_touches).map(text_bytes);
         match (value, deadline) {
@@ -250,8 +250,8 @@ pub fn log_items(tx: &mut Tx<'_>, row: &Row, args: Args<'_>) {
             (None, Some(_)) => tx.log_effect(&[b"PEXPIREAT", key.bytes, moment.as_bytes()]),
             (None, None) => tx.log_effect(&[b"PERSIST", key.bytes]),
         }
-        if flags != 0 && !only_touches {
-            tx.log_effect(&[b"ECHO", &flags_message(flags, key.bytes)]);
+        if !only_touches && let Some(message) = attributes_message(attributes, key.bytes) {
+            tx.log_effect(&[b"ECHO", &message]);
         }
     }
 }
@@ -264,27 +264,27 @@ fn text_bytes(text: Text<'_>) -> Vec<u8> {
     }
 }
 
-/// How a message begins that sets the client flags of a key.
-const FLAGS_MESSAGE: &[u8] = b"damselfly:flags ";
+/// How a message begins that sets the attributes of an item.
+const ATTRIBUTES_MESSAGE: &[u8] = b"damselfly:flags ";
 
-/// The message that sets the client flags of a key.
-pub fn flags_message(flags: u32, key: &[u8]) -> Vec<u8> {
-    [FLAGS_MESSAGE, flags.to_string().as_bytes(), b" ", key].concat()
+/// The message that sets the attributes of the item at a key; `None` if it has none, as after a SET.
+pub fn attributes_message(attributes: Attributes, key: &[u8]) -> Option<Vec<u8>> {
+    let text = attributes.to_text()?;
+    Some([ATTRIBUTES_MESSAGE, text.as_bytes(), b" ", key].concat())
 }
 
-/// The client flags of an item, and its key, if this message of an ECHO sets them.
-pub fn flags_and_key(message: &[u8]) -> Option<(u32, &[u8])> {
-    let rest = message.strip_prefix(FLAGS_MESSAGE)?;
+/// The attributes of an item, and its key, if this message of an ECHO sets them.
+pub fn attributes_and_key(message: &[u8]) -> Option<(Attributes, &[u8])> {
+    let rest = message.strip_prefix(ATTRIBUTES_MESSAGE)?;
     let space = rest.iter().position(|&byte| byte == b' ')?;
-    let flags = std::str::from_utf8(&rest[..space]).ok()?;
-    Some((flags.parse().ok()?, &rest[space + 1..]))
+    Some((Attributes::from_text(&rest[..space])?, &rest[space + 1..]))
 }
 
-/// Sets the client flags of the item at a key of the selected database, whose shard is locked. False if there is none.
-pub fn set_flags(tx: &mut Tx<'_>, key: Key<'_>, flags: u32) -> bool {
+/// Sets the attributes of the item at a key of the selected database, whose shard is locked. False if there is none.
+pub fn set_attributes(tx: &mut Tx<'_>, key: Key<'_>, attributes: Attributes) -> bool {
     let is_item = tx.view(key).is_some_and(|entry| entry.text().is_some());
     if is_item {
-        tx.set_attributes(key, Attributes::of_flags(flags));
+        tx.set_attributes(key, attributes);
     }
     is_item
 }

@@ -241,7 +241,9 @@ impl Applier {
         shards.clear();
         for request in &self.queue.requests[group] {
             match request.action {
-                Action::OneKey(..) | Action::Flags => shards.push(engine.shard_of(request.hash)),
+                Action::OneKey(..) | Action::Attributes => {
+                    shards.push(engine.shard_of(request.hash))
+                }
                 Action::Keys(row, _) => {
                     let args = self.queue.args(input, request);
                     let places = row.command.key_places(args);
@@ -301,7 +303,7 @@ impl Applier {
             }
             Action::Select => self.db = database(shared, args)?,
             Action::Publish(scope) => self.publish(shared, scope, args),
-            Action::Flags => set_flags(tx, self.db, args),
+            Action::Attributes => set_attributes(tx, self.db, args),
             // The thread that reads answers it.
             Action::Ack | Action::Multi | Action::Exec | Action::Nothing => {}
             Action::Unknown => failed = Some(CommandError::err("the command can't be applied")),
@@ -390,13 +392,13 @@ fn database(shared: &Shared, args: Args<'_>) -> Result<usize, Fault> {
         })
 }
 
-/// Sets the client flags of a memcached item, whose shard is locked, and logs that for the append-only file.
-fn set_flags(tx: &mut Tx<'_>, db: usize, args: Args<'_>) {
-    let Some((flags, key)) = memcached::flags_and_key(args.at(1)) else {
+/// Sets the attributes of a memcached item, whose shard is locked, and logs that for the append-only file.
+fn set_attributes(tx: &mut Tx<'_>, db: usize, args: Args<'_>) {
+    let Some((attributes, key)) = memcached::attributes_and_key(args.at(1)) else {
         return;
     };
     tx.set_db(db);
-    if memcached::set_flags(tx, Key::new(key), flags) {
+    if memcached::set_attributes(tx, Key::new(key), attributes) {
         tx.log_args(args.from(0));
     }
 }

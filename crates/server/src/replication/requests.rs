@@ -4,7 +4,7 @@ use damselfly_commands::{Args, KeyspaceFn, Run};
 use damselfly_protocol::{Limits, Progress, RequestParser, Span};
 use damselfly_pubsub::Scope;
 
-use crate::memcached::flags_and_key;
+use crate::memcached::attributes_and_key;
 use crate::registry::{Handler, Locks, REGISTRY, Row};
 
 /// The most commands in a group that is no transaction: their locks are held for some ten microseconds.
@@ -99,7 +99,7 @@ impl Queue {
         };
         let key = match action {
             Action::OneKey(row, _) => only_key(row).map(|place| args.at(place)),
-            Action::Flags => flags_and_key(args.at(1)).map(|(_, key)| key),
+            Action::Attributes => attributes_and_key(args.at(1)).map(|(_, key)| key),
             _ => None,
         };
         Request {
@@ -205,8 +205,8 @@ pub(super) enum Action {
     Multi,
     Exec,
     Publish(Scope),
-    /// The client flags of an item of memcached.
-    Flags,
+    /// What memcached clients keep with an item.
+    Attributes,
     /// REPLCONF GETACK
     Ack,
     /// PING and the like.
@@ -243,7 +243,7 @@ impl Action {
             "exec" => Self::Exec,
             "publish" => Self::Publish(Scope::Cluster),
             "spublish" => Self::Publish(Scope::Slot),
-            "echo" => Self::Flags,
+            "echo" => Self::Attributes,
             "replconf" if args.is(1, "GETACK") => Self::Ack,
             "ping" | "replconf" | "script|load" | "script|flush" => Self::Nothing,
             name if name.starts_with("function|") => Self::Functions(row),
@@ -257,7 +257,7 @@ impl Action {
             Self::OneKey(..)
             | Self::Select
             | Self::Publish(_)
-            | Self::Flags
+            | Self::Attributes
             | Self::Ack
             | Self::Nothing
             | Self::Unknown => true,

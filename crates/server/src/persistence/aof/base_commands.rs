@@ -4,7 +4,7 @@ use damselfly_base::double::DoubleText;
 use damselfly_protocol::client::write_command;
 use damselfly_value::{EntryRef, Side, Stream, StreamId, Text, Value};
 
-use crate::memcached::flags_message;
+use crate::memcached::attributes_message;
 
 /// How many elements one command adds at most, as in Redis.
 const ELEMENTS_MAX: usize = 64;
@@ -150,9 +150,8 @@ impl<E> Commands<'_, E> {
                 self.command(&[b"SET", key, value, b"PXAT", moment.to_string().as_bytes()]);
             }
         }
-        let flags = entry.attributes().flags;
-        if flags != 0 {
-            self.command(&[b"ECHO", &flags_message(flags, key)]);
+        if let Some(message) = attributes_message(entry.attributes(), key) {
+            self.command(&[b"ECHO", &message]);
         }
     }
 

@@ -12,6 +12,7 @@ use damselfly_commands::{Args, KeyspaceFn, OwnedArgs, Run, Stop};
 use damselfly_config::{Config, PropagationErrors};
 use damselfly_engine::{Key, Now, Tx};
 use damselfly_protocol::{Reply, Version};
+use damselfly_value::Attributes;
 
 use super::check::truncate;
 use super::files::AofFiles;
@@ -332,7 +333,7 @@ impl<'a> Replay<'a> {
                 return Ok(());
             }
             "echo" => {
-                self.set_flags(args.at(1), within);
+                self.set_attributes(args.at(1), within);
                 return Ok(());
             }
             "ping" | "publish" | "spublish" | "script|flush" => return Ok(()),
@@ -403,15 +404,15 @@ impl<'a> Replay<'a> {
             .map_err(|error| String::from_utf8_lossy(&error.to_bytes()).into_owned())
     }
 
-    /// Sets the client flags of a memcached item, if this message says so.
-    fn set_flags(&self, message: &[u8], within: Option<&mut Tx<'_>>) {
-        if let Some((flags, key)) = memcached::flags_and_key(message) {
+    /// Sets the attributes of a memcached item, if this message says so.
+    fn set_attributes(&self, message: &[u8], within: Option<&mut Tx<'_>>) {
+        if let Some((attributes, key)) = memcached::attributes_and_key(message) {
             let (key, now) = (Key::new(key), Now(clock::now_ms()));
             match within {
-                Some(tx) => set_flags_in(tx, self.db, key, flags),
+                Some(tx) => set_attributes_in(tx, self.db, key, attributes),
                 None => loop {
                     if let Ok(mut tx) = self.shared.engine.lock_one(key.hash, self.db, now) {
-                        break set_flags_in(&mut tx, self.db, key, flags);
+                        break set_attributes_in(&mut tx, self.db, key, attributes);
                     }
                     std::thread::yield_now();
                 },
@@ -420,10 +421,10 @@ impl<'a> Replay<'a> {
     }
 }
 
-fn set_flags_in(tx: &mut Tx<'_>, db: usize, key: Key<'_>, flags: u32) {
+fn set_attributes_in(tx: &mut Tx<'_>, db: usize, key: Key<'_>, attributes: Attributes) {
     tx.set_db(db);
     tx.keep_expired();
-    memcached::set_flags(tx, key, flags);
+    memcached::set_attributes(tx, key, attributes);
 }
 
 /// Runs a command. True if it needs all locks.

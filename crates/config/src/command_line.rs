@@ -1,0 +1,137 @@
+//! The command line, split into one list of words per option, like the lines of a file.
+//!
+//! A library that parses command lines would save little work, and would refuse `--bind 127.0.0.1 -::1`.
+
+use std::path::PathBuf;
+
+use super::load::{DIRECTIVES, Place, Request, StartError, UNBALANCED, refused};
+use super::{line, options, redis};
+
+/// The option that checks a file instead of starting the server.
+const CHECK_RDB: &str = "--check-rdb";
+const CHECK_AOF: &str = "--check-aof";
+const RESTORE_TO: &str = "--restore-to";
+
+/// What a command line asks for.
+pub(super) enum Asked {
+    Start(Arguments),
+    Help,
+    Version,
+    Tool(Request),
+}
+
+/// What a command line asks for that is not a server.
+fn tool(args: &[String]) -> Option<Request> {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [CHECK_AOF, "--fix", path] | [CHECK_AOF, path, "--fix"] => Some(Request::CheckAof {
+            path: PathBuf::from(path),
+            fixes: true,
+        }),
+        [CHECK_AOF, path] => Some(Request::CheckAof {
+            path: PathBuf::from(path),
+            fixes: false,
+        }),
+        words => {
+            let value = |option: &str| {
+                let at = words.iter().position(|word| *word == option)?;
+                words.get(at + 1).copied()
+            };
+            let restore = Request::RestoreTo {
+                second: value(RESTORE_TO)?.parse().ok()?,
+                source: PathBuf::from(value("--dir")?),
+                into: PathBuf::from(value("--into")?),
+            };
+            (words.len() == 6).then_some(restore)
+        }
+    }
+}
+
+/// The command line, split into lines of words.
+#[derive(Default)]
+pub(super) struct Arguments {
+    pub(super) file: Option<PathBuf>,
+    pub(super) standard_input: bool,
+    pub(super) lines: Vec<Vec<String>>,
+}
+
+impl Arguments {
+    pub(super) fn parse(args: impl IntoIterator<Item = String>) -> Result<Asked, StartError> {
+        let mut parsed = Arguments::default();
+        let args: Vec<String> = args.into_iter().collect();
+        let last = args.len().saturating_sub(1);
+        for (index, arg) in args.iter().enumerate() {
+            let is_option = arg.starts_with("--") && !parsed.needs_as_value(arg);
+            let value_of = parsed.lines.last_mut();
+            match (arg.as_str(), value_of) {
+                ("-h", None) | ("--help", _) => return Ok(Asked::Help),
+                ("-v", None) | ("--version", _) => return Ok(Asked::Version),
+                (CHECK_RDB, _) => match args.as_slice() {
+                    [_, path] => return Ok(Asked::Tool(Request::CheckRdb(PathBuf::from(path)))),
+                    _ => {
+                        return Err(StartError::Refused {
+                            place: Place::CommandLine,
+                            option: CHECK_RDB.to_owned(),
+                            problem: "expected the path of one file and no other option".to_owned(),
+                        });
+                    }
+                },
+                (CHECK_AOF | RESTORE_TO, _) => {
+                    return tool(&args).map(Asked::Tool).ok_or_else(|| StartError::Refused {
+                        place: Place::CommandLine,
+                        option: arg.clone(),
+                        problem: "expected '--check-aof [--fix] FILE' or '--restore-to TIME --dir SOURCE --into DIRECTORY'".to_owned(),
+                    });
+                }
+                ("-", None) if index <= 1 => parsed.standard_input = true,
+                ("-", _) if index == last => parsed.standard_input = true,
+                (option, _) if is_option => {
+                    parsed.lines.push(option_words(&option[2..])?);
+                }
+                (_, Some(words)) => words.push(arg.clone()),
+                (path, None) if index == 0 && !path.starts_with('-') => {
+                    parsed.file = Some(PathBuf::from(arg));
+                }
+                (_, None) => {
+                    return Err(StartError::Refused {
+                        place: Place::CommandLine,
+                        option: arg.clone(),
+                        problem: "expected --option value; see --help".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(Asked::Start(parsed))
+    }
+
+    /// True if an argument that begins with `--` is the value of the option before it, such as a password: that option has no value
+    /// yet, and this one does not exist.
+    fn needs_as_value(&self, argument: &str) -> bool {
+        match self.lines.last().map(Vec::as_slice) {
+            // An option that may stand alone.
+            Some([name]) if name.eq_ignore_ascii_case("save") => false,
+            Some([_]) => {
+                let name = argument[2..].split(ends_name).next().unwrap_or_default();
+                let is_directive = DIRECTIVES
+                    .iter()
+                    .any(|known| known.eq_ignore_ascii_case(name));
+                let is_known = options::find(name).is_some() || redis::lacking(name, &[]).is_some();
+                !is_known && !is_directive
+            }
+            _ => false,
+        }
+    }
+}
+
+fn ends_name(c: char) -> bool {
+    c == '=' || c.is_ascii_whitespace()
+}
+
+/// The words of an argument without its `--`: a name, `name=value`, or a whole line in one argument, as Redis accepts it.
+fn option_words(text: &str) -> Result<Vec<String>, StartError> {
+    let end = text.find(ends_name).unwrap_or(text.len());
+    if text[end..].is_empty() || text[end..].starts_with('=') {
+        return Ok(text.splitn(2, '=').map(str::to_owned).collect());
+    }
+    line::split(text).ok_or_else(|| refused(Place::CommandLine, &text[..end], UNBALANCED))
+}
