@@ -96,8 +96,12 @@ impl End {
     }
 }
 
-/// The longest string that a command may create: `proto-max-bulk-len`, within what an entry can hold.
+/// The longest string that a command may create: `proto-max-bulk-len`, within what an entry can hold. What has happened already, on a
+/// primary or before a restart, is repeated whatever the limit is now.
 pub(crate) fn bytes_max(tx: &Tx<'_>) -> usize {
+    if tx.repeats_effects() {
+        return u32::MAX as usize;
+    }
     let bytes_max = tx.engine().settings.bulk_bytes_max.load(Relaxed);
     bytes_max.min(u32::MAX as usize)
 }

@@ -416,7 +416,8 @@ fn xsetid(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
                     "The ID specified in XSETID is smaller than the provided max_deleted_entry_id",
                 );
             }
-            deleted_max = Some(id).filter(|&id| id != StreamId::MIN);
+            // No id means that none is given, but for the effect of a trim.
+            deleted_max = Some(id).filter(|&id| id != StreamId::MIN || tx.repeats_effects());
         } else {
             return Err(CommandError::Syntax.into());
         }

@@ -13,6 +13,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use damselfly_oracle::connection::Connection;
+use damselfly_oracle::memcached::Client;
 use damselfly_oracle::server::{Program, Server};
 use damselfly_protocol::client::Value;
 use damselfly_server::registry::REGISTRY;
@@ -245,6 +246,44 @@ fn a_key_that_moves_to_another_server_is_deleted() {
         assert_eq!(reply.to_string(), "OK", "{command:?}");
     }
     assert_eq!(shown(&subject.take()), ["SET k v", "SET l v", "DEL k"]);
+}
+
+#[test]
+fn memcached_requests_have_effects_that_redis_knows() {
+    let subject = Subject::start(2);
+    let mut client = Client::open(subject.memcached()).unwrap();
+    for request in [
+        "set k 5 0 1\r\nx\r\n",
+        "touch k 1000\r\n",
+        "gat 2000 k\r\n",
+        "mg k T3000 v\r\n",
+        "mg new N30 v\r\n",
+        "md k I\r\n",
+        "incr k 1\r\n",
+        "touch none 1000\r\n",
+        "touch new -1\r\n",
+    ] {
+        client.call(request.as_bytes()).unwrap();
+    }
+    let expected = [
+        "MULTI",
+        "SET k x",
+        "ECHO damselfly:flags 5 k",
+        "EXEC",
+        "PEXPIREAT k TIME",
+        "PEXPIREAT k TIME",
+        "PEXPIREAT k TIME",
+        "MULTI",
+        "SET new  PXAT TIME",
+        "ECHO damselfly:flags 0Z new",
+        "EXEC",
+        "MULTI",
+        "SET k x PXAT TIME",
+        "ECHO damselfly:flags 5X k",
+        "EXEC",
+        "DEL new",
+    ];
+    assert_eq!(shown(&subject.take()), expected);
 }
 
 #[test]

@@ -28,6 +28,35 @@ const VALUE_BYTES: usize = 16 << 10;
 /// So many values do not fit.
 const VALUES_MAX: usize = 1000;
 
+/// The same with a folder that can only be read.
+const READ_ONLY_SCRIPT: &str = r#"#!/bin/sh
+exec unshare --map-root-user --mount sh -c 'mount --bind FOLDER FOLDER && mount -o remount,bind,ro FOLDER && exec "$0" --dir FOLDER "$@"' PROGRAM "$@"
+"#;
+
+/// True if this machine lets users mount file systems.
+fn can_mount() -> bool {
+    let mount = ["mount", "-t", "tmpfs", "none", "/mnt"];
+    let status = Command::new("unshare")
+        .args(["--map-root-user", "--mount"])
+        .args(mount)
+        .status();
+    let can_mount = status.is_ok_and(|status| status.success());
+    if !can_mount {
+        eprintln!("not tested: this machine does not let users mount file systems");
+    }
+    can_mount
+}
+
+/// Our server, started by a script.
+fn wrapped(folder: &ScratchFolder, script: &str) -> Program {
+    let path = folder.path().join("script");
+    let program = fs::canonicalize(Program::subject().path()).unwrap();
+    let script = script.replace("PROGRAM", &format!("'{}'", program.display()));
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    Program::new(path)
+}
+
 struct SmallDisk {
     server: Server,
     /// The file system, as this process sees it.
@@ -38,27 +67,11 @@ struct SmallDisk {
 impl SmallDisk {
     /// A server with an append-only file; `None` if this machine does not let users mount file systems.
     fn start(appendfsync: &str) -> Option<Self> {
-        let can_mount = Command::new("unshare")
-            .args([
-                "--map-root-user",
-                "--mount",
-                "mount",
-                "-t",
-                "tmpfs",
-                "none",
-                "/mnt",
-            ])
-            .status();
-        if !can_mount.is_ok_and(|status| status.success()) {
-            eprintln!("not tested: this machine does not let users mount file systems");
+        if !can_mount() {
             return None;
         }
         let folder = ScratchFolder::create().unwrap();
-        let (subject, path) = (Program::subject(), folder.path().join("on-a-small-disk"));
-        let program = fs::canonicalize(subject.path()).unwrap();
-        let script = SCRIPT.replace("PROGRAM", &format!("'{}'", program.display()));
-        fs::write(&path, script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let program = wrapped(&folder, SCRIPT);
         let options = [
             "--appendonly",
             "yes",
@@ -71,7 +84,7 @@ impl SmallDisk {
             "--enable-debug-command",
             "yes",
         ];
-        let server = Server::start(&Program::new(path), &options).unwrap();
+        let server = Server::start(&program, &options).unwrap();
         wait_until("it is loaded", || call(&server, &["PING"]) == "PONG");
         let root = PathBuf::from(format!("/proc/{}/root", server.id()));
         let dir = call(&server, &["CONFIG", "GET", "dir"]);
@@ -287,4 +300,34 @@ fn a_full_queue_does_not_keep_the_server_from_stopping() {
     other.send(b"SHUTDOWN NOSAVE NOW FORCE\r\n").unwrap();
     let ended = disk.server.wait(std::time::Duration::from_secs(60));
     assert!(ended.unwrap().is_some(), "the server stops");
+}
+
+/// Bug: it started, and refused every write.
+#[test]
+fn a_server_whose_append_only_file_cannot_be_written_does_not_start() {
+    if !can_mount() {
+        return;
+    }
+    let (data, folder) = (
+        ScratchFolder::create().unwrap(),
+        ScratchFolder::create().unwrap(),
+    );
+    let usual = with_append_only_file(&Program::subject(), data.path());
+    assert_eq!(call(&usual, &["SET", "key", "value"]), "OK");
+    drop(usual);
+    let script = READ_ONLY_SCRIPT.replace("FOLDER", &data.path().display().to_string());
+    let log = match Server::start(&wrapped(&folder, &script), &["--appendonly", "yes"]) {
+        Err(error) => error.to_string(),
+        Ok(mut server) => {
+            let ended = server.wait(std::time::Duration::from_secs(60)).unwrap();
+            assert!(ended.is_some_and(|status| !status.success()));
+            server.log()
+        }
+    };
+    for part in [
+        "Can't open the append-only file for writing, in ",
+        "/appendonlydir: Read-only file system",
+    ] {
+        assert!(log.contains(part), "{log}");
+    }
 }

@@ -74,6 +74,35 @@ fn sighup_is_ignored() {
     assert!(status.success(), "{status}; its log:\n{}", server.log());
 }
 
+/// Bug: SIGTERM did not end the process while a command computed a long reply, even if its client had left.
+#[test]
+fn a_command_that_only_reads_does_not_hold_up_the_end() {
+    const MEMBERS: usize = 50_000;
+    if Program::subject().kind() == Kind::Redis {
+        return;
+    }
+    let mut server = start(&["--enable-debug-command", "yes"]);
+    let mut connection = server.connect();
+    let members: Vec<String> = (0..MEMBERS).map(|number| number.to_string()).collect();
+    let add = [String::from("SADD"), String::from("set")];
+    connection.call(&[&add[..], &members].concat()).unwrap();
+    // This takes minutes.
+    let endless = [vec!["SINTER"], vec!["set"; 100_000]].concat();
+    let mut other = server.connect();
+    other
+        .send(&damselfly_oracle::connection::request(&endless))
+        .unwrap();
+    until("the command runs", || {
+        let list = connection.call(&["CLIENT", "LIST"]).unwrap().to_string();
+        list.contains("cmd=sinter")
+    });
+    drop(other);
+    let status = server.terminate(PATIENCE).unwrap();
+    let status = status.unwrap_or_else(|| panic!("it goes on; its log:\n{}", server.log()));
+    assert!(status.success(), "{status}; its log:\n{}", server.log());
+    assert!(server.log().contains("It is given up."), "{}", server.log());
+}
+
 /// Bug: while a thread was stuck, only SIGKILL could stop the process. Here the main thread is stuck: it writes its log to a pipe
 /// that nobody reads any more.
 #[test]

@@ -40,6 +40,8 @@ const SAVE_THREADS_MAX: usize = 8;
 pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<thread::JoinHandle<()>>,
+    /// Those for long commands.
+    long_threads: Vec<thread::JoinHandle<()>>,
     /// Ends after all others, which append to the log.
     log_thread: Option<thread::JoinHandle<()>>,
     /// Ends after the log.
@@ -124,6 +126,7 @@ impl Server {
         let mut server = Self {
             shared,
             threads: Vec::new(),
+            long_threads: Vec::new(),
             log_thread: None,
             aof_thread: None,
             pidfile,
@@ -134,15 +137,15 @@ impl Server {
                 .threads
                 .push(spawn(&format!("worker-{index}"), move || worker.run())?);
         }
-        let mut long = Vec::new();
         for index in 0..server.shared.threads.len() {
             let shared = server.shared.clone();
             let thread = spawn(&format!("long-{index}"), move || {
                 crate::long_commands::run(&shared, index);
             })?;
-            long.push(thread.thread().clone());
-            server.threads.push(thread);
+            server.long_threads.push(thread);
         }
+        let long = server.long_threads.iter();
+        let long = long.map(|handle| handle.thread().clone()).collect();
         server.shared.long.set_threads(long);
         for index in 0..server
             .shared
@@ -303,8 +306,21 @@ impl Server {
         const EXPECTED_MAX: Duration = Duration::from_secs(2);
         self.wait_for_stop(signals);
         let (stop_requested, mut is_late) = (Instant::now(), false);
-        while !self.threads.iter().all(thread::JoinHandle::is_finished) {
-            if !is_late && stop_requested.elapsed() > EXPECTED_MAX {
+        let is_running = |handle: &thread::JoinHandle<()>| !handle.is_finished();
+        while self
+            .threads
+            .iter()
+            .chain(&self.long_threads)
+            .any(is_running)
+        {
+            let is_overdue = stop_requested.elapsed() > EXPECTED_MAX;
+            if is_overdue && !self.threads.iter().any(is_running) {
+                // What it has not changed by now it will not change: without its reply, it has not run.
+                log::warn!("A long command is still running. It is given up.");
+                self.long_threads.retain(thread::JoinHandle::is_finished);
+                break;
+            }
+            if !is_late && is_overdue {
                 is_late = true;
                 log::warn!(
                     "A thread is still busy. Two signals (SIGTERM or SIGINT) end the process at once."
@@ -321,7 +337,8 @@ impl Server {
             })
             .flatten(),
         );
-        for worker in self.threads.drain(..).chain(logs) {
+        let all = self.threads.drain(..).chain(self.long_threads.drain(..));
+        for worker in all.chain(logs) {
             if worker.join().is_err() {
                 log::error!(
                     "A thread panicked because of a bug in Damselfly. Please report this with the lines above."

@@ -11,9 +11,10 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{Error, InconsistentKeys, RootCertStore, ServerConfig};
+use rustls::{RootCertStore, ServerConfig};
 
-use crate::certificate::CertificateFacts;
+use crate::certificate::{CertificateFacts, public_key};
+use crate::der::{Reader, SEQUENCE};
 use crate::sessions::Sessions;
 use crate::stream::TlsStream;
 use crate::{ciphers, keys};
@@ -197,17 +198,83 @@ fn load_certified_key(
         })
         .map_err(|why| failed("tls-key-file", path, &why))?;
     let key = CertifiedKey::new(chain, key);
-    match key.keys_match() {
-        Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(failed(
-            "tls-key-file",
-            path,
-            "the key does not belong to the certificate in tls-cert-file",
-        )),
-        // rustls can't check certificates of version 1. OpenSSL's clients accept them.
-        Ok(()) | Err(_) => Ok((key, facts)),
+    if !belongs(&key) {
+        let why = "the key does not belong to the certificate in tls-cert-file";
+        return Err(failed("tls-key-file", path, why));
     }
+    Ok((key, facts))
+}
+
+/// True if a key belongs to the certificate with it. Unlike the check of rustls, this one reads certificates of version 1, which OpenSSL
+/// makes by default and its clients accept.
+fn belongs(certified: &CertifiedKey) -> bool {
+    let Some(key) = certified.key.public_key() else {
+        return true;
+    };
+    let of_key = Reader::new(&key).expect(SEQUENCE);
+    let certificate = certified.cert.first();
+    of_key.is_some() && certificate.and_then(|first| public_key(first)) == of_key
 }
 
 pub(crate) fn failed(option: &str, path: &Path, why: &str) -> String {
     format!("Failed to load {option} {}: {why}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::der::INTEGER;
+    use rcgen::{
+        CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, PKCS_RSA_SHA256,
+    };
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+    fn element(tag: u8, content: &[u8]) -> Vec<u8> {
+        let [high, low] = u16::try_from(content.len()).unwrap().to_be_bytes();
+        let head: &[u8] = match content.len() {
+            0..=0x7f => &[tag, low],
+            0x80..=0xff => &[tag, 0x81, low],
+            _ => &[tag, 0x82, high, low],
+        };
+        [head, content].concat()
+    }
+
+    /// The same certificate without version and extensions, as one of version 1. Its signature is wrong.
+    fn version_1(certificate: &[u8]) -> Vec<u8> {
+        let mut parts = Reader::new(certificate).sequence().unwrap();
+        let mut fields = parts.sequence().unwrap();
+        let mut kept = Vec::new();
+        while let Some((tag, content)) = fields.next() {
+            if matches!(tag, INTEGER | SEQUENCE) {
+                kept.extend(element(tag, content));
+            }
+        }
+        let mut all = element(SEQUENCE, &kept);
+        while let Some((tag, content)) = parts.next() {
+            all.extend(element(tag, content));
+        }
+        element(SEQUENCE, &all)
+    }
+
+    #[test]
+    fn a_key_that_belongs_to_another_certificate_is_found_out() {
+        let provider = aws_lc_rs::default_provider();
+        for algorithm in [&PKCS_ECDSA_P256_SHA256, &PKCS_ED25519, &PKCS_RSA_SHA256] {
+            let pair = || {
+                let key = KeyPair::generate_for(algorithm).unwrap();
+                let params = CertificateParams::new(vec!["localhost".into()]).unwrap();
+                let certificate = params.self_signed(&key).unwrap().der().to_vec();
+                let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+                let key = provider.key_provider.load_private_key(key).unwrap();
+                (certificate, key)
+            };
+            let ((certificate, key), (_, other)) = (pair(), pair());
+            for certificate in [version_1(&certificate), certificate] {
+                let with = |key| belongs(&CertifiedKey::new(vec![certificate.clone().into()], key));
+                assert!(with(key.clone()));
+                assert!(!with(other.clone()));
+            }
+            assert!(!belongs(&CertifiedKey::new(vec![vec![1, 2].into()], key)));
+        }
+    }
 }

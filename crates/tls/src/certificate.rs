@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! Certificate     = sequence { tbsCertificate, ... }
-//! tbsCertificate  = sequence { [0] version?, serialNumber, signature, issuer, validity, ... }
+//! tbsCertificate  = sequence { [0] version?, serialNumber, signature, issuer, validity, subject, subjectPublicKeyInfo, ... }
 //! validity        = sequence { notBefore, notAfter }
 //! ```
 
@@ -31,10 +31,7 @@ pub struct CertificateFacts {
 impl CertificateFacts {
     /// The facts about a certificate in DER; `None` if it is none.
     pub fn of(certificate: &[u8]) -> Option<Self> {
-        let mut fields = Reader::new(certificate).sequence()?.sequence()?;
-        if fields.tag() == Some(VERSION) {
-            fields.next()?;
-        }
+        let mut fields = fields(certificate)?;
         let serial = fields.expect(INTEGER)?;
         let _signature = fields.expect(SEQUENCE)?;
         let _issuer = fields.expect(SEQUENCE)?;
@@ -45,6 +42,25 @@ impl CertificateFacts {
             valid_until_s: seconds(validity.next()?)?,
         })
     }
+}
+
+/// The fields of a certificate from its serial number on.
+fn fields(certificate: &[u8]) -> Option<Reader<'_>> {
+    let mut fields = Reader::new(certificate).sequence()?.sequence()?;
+    if fields.tag() == Some(VERSION) {
+        fields.next()?;
+    }
+    Some(fields)
+}
+
+/// The content of the public key's information in a certificate in DER; `None` if it is none.
+pub(crate) fn public_key(certificate: &[u8]) -> Option<&[u8]> {
+    const BEFORE: [u8; 5] = [INTEGER, SEQUENCE, SEQUENCE, SEQUENCE, SEQUENCE];
+    let mut fields = fields(certificate)?;
+    for tag in BEFORE {
+        fields.expect(tag)?;
+    }
+    fields.expect(SEQUENCE)
 }
 
 fn hex(number: &[u8]) -> String {

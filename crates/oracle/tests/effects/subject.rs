@@ -1,4 +1,5 @@
 //! Our server in this process, and its log.
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering::Relaxed;
@@ -49,15 +50,18 @@ pub struct Subject {
     server: Option<damselfly_server::start::Server>,
     log: Arc<Mutex<Vec<u8>>>,
     port: u16,
+    memcached_port: u16,
     _folder: ScratchFolder,
 }
 
 impl Subject {
     /// A server with that many threads.
     pub fn start(threads: usize) -> Self {
-        let (folder, port) = (ScratchFolder::create().unwrap(), free_port().unwrap());
+        let folder = ScratchFolder::create().unwrap();
+        let (port, memcached_port) = (free_port().unwrap(), free_port().unwrap());
         let config = Config {
             port,
+            memcached_port,
             threads,
             dir: folder.path().display().to_string(),
             save: SavePoints(Vec::new()),
@@ -84,6 +88,7 @@ impl Subject {
             server: Some(server),
             log,
             port,
+            memcached_port,
             _folder: folder,
         }
     }
@@ -91,6 +96,11 @@ impl Subject {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         ([127, 0, 0, 1], self.port).into()
+    }
+
+    /// Where it listens for memcached's clients.
+    pub fn memcached(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.memcached_port).into()
     }
 
     /// A new connection.

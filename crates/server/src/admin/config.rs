@@ -13,7 +13,7 @@ use damselfly_tls::Acceptor;
 
 use crate::event_loop::listener::Address;
 use crate::event_loop::open_files;
-use crate::persistence::aof::Mode;
+use crate::persistence::aof::{self, Mode};
 use crate::registry::{Handler, SessionFn};
 use crate::replace_file::replace_file;
 use crate::session::Context;
@@ -263,10 +263,12 @@ impl Change<'_> {
                 return Err(("dir", why.to_owned()));
             }
         }
-        let applied = self.load_tls(shared, new).and_then(|encryption| {
-            // Last, since it is the hardest to undo.
-            self.listen(shared, new).map(|()| encryption)
-        });
+        let applied = Self::check_append_only(shared, new)
+            .and_then(|()| self.load_tls(shared, new))
+            .and_then(|encryption| {
+                // Last, since it is the hardest to undo.
+                self.listen(shared, new).map(|()| encryption)
+            });
         let encryption = applied.inspect_err(|_| {
             if self.enters_dir {
                 let _ = enter(&self.old.dir);
@@ -277,6 +279,22 @@ impl Change<'_> {
         }
         log::set_max_level(new.loglevel.filter());
         Ok(())
+    }
+
+    /// Refuses to turn the append-only file on where it can't be written.
+    fn check_append_only(shared: &Shared, new: &Config) -> std::result::Result<(), Refused> {
+        if !new.appendonly || shared.aof.mode() != Mode::Off {
+            return Ok(());
+        }
+        shared.aof.check_writable(new, None).map_err(|error| {
+            let folder = aof::folder(new);
+            log::warn!(
+                "Unable to write the append-only file in {}: {error}",
+                folder.display()
+            );
+            let text = "Unable to turn on AOF. Check server logs.";
+            ("appendonly", text.to_owned())
+        })
     }
 
     /// What new connections will need for TLS; `None` if that does not change.

@@ -232,7 +232,12 @@ fn wants_no_reply(row: &Row, args: Args<'_>) -> bool {
 /// Logs a command's changes of items as what they are now: SET, or the new deadline, or DEL. Client flags and marks, which Redis does
 /// not have, follow as a message that every server ignores but ours: `ECHO "damselfly:flags ATTRIBUTES KEY"`.
 pub fn log_items(tx: &mut Tx<'_>, row: &Row, args: Args<'_>) {
-    let only_touches = ["touch", "gat", "gats"].contains(&row.name.as_str());
+    let only_touches = match row.command.name {
+        "TOUCH" | "GAT" | "GATS" => true,
+        // With this flag it creates an item.
+        "MG" => !args.from(2).any(|flag| flag.starts_with(b"N")),
+        _ => false,
+    };
     for place in row.command.key_places(args) {
         let key = args.key(place);
         let Some(entry) = tx.view(key) else {

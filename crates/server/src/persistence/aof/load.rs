@@ -1,5 +1,6 @@
 //! Loading the append-only file when the server starts.
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -261,7 +262,28 @@ pub struct Replay<'a> {
     queued: Option<Vec<Vec<Vec<u8>>>>,
     shards: Vec<usize>,
     reply: Vec<u8>,
+    /// How many commands have failed.
+    failures: Failures,
 }
+
+/// Commands that failed. They are a part of the history if they failed when they first ran, too.
+#[derive(Default)]
+struct Failures(Cell<u32>);
+
+impl Failures {
+    fn note(&self, error: &str, args: Args<'_>) {
+        self.0.set(self.0.get().saturating_add(1));
+        if self.0.get() <= FAILURES_SHOWN {
+            log::error!(
+                "== CRITICAL == This server is sending an error to its AOF-loading-client: '{error}' after processing the command '{}'. If it did not fail when it was logged, what it has changed is missing now.",
+                args.at(0).escape_ascii()
+            );
+        }
+    }
+}
+
+/// How many commands that failed are logged, each with a line.
+const FAILURES_SHOWN: u32 = 20;
 
 impl<'a> Replay<'a> {
     /// Begins with database 0. No client can use the data.
@@ -273,6 +295,7 @@ impl<'a> Replay<'a> {
             queued: None,
             shards: Vec::new(),
             reply: Vec::new(),
+            failures: Failures::default(),
         }
     }
 
@@ -351,14 +374,17 @@ impl<'a> Replay<'a> {
         };
         self.reply.clear();
         let behavior = self.shared.config().propagation_error_behavior;
+        let failures = &self.failures;
         let judge = |result: Result<bool, CommandError>| match result {
             Ok(needs_all) => Ok(needs_all),
             Err(error) if behavior == PropagationErrors::Panic => Err(format!(
                 "the command '{}' fails: {error}; the option 'propagation-error-behavior' forbids that",
                 shown()
             )),
-            // An error is a part of the history.
-            Err(_) => Ok(false),
+            Err(error) => {
+                failures.note(&error.to_string(), args);
+                Ok(false)
+            }
         };
         if let Some(tx) = within {
             return judge(run_in(tx, self.db, run, args, &mut self.reply)).map(drop);
@@ -396,7 +422,12 @@ impl<'a> Replay<'a> {
                 self.scripts.run(&mut tx, self.db, row, args)
             }
         };
-        done.map_err(|why| format!("the script of '{}' can't run: {why}", row.name))
+        let failure =
+            done.map_err(|why| format!("the script of '{}' can't run: {why}", row.name))?;
+        if let Some(error) = failure {
+            self.failures.note(&error, args);
+        }
+        Ok(())
     }
 
     fn change_functions(&self, name: &str, args: Args<'_>) -> Result<(), String> {
@@ -455,6 +486,13 @@ pub fn start(shared: &Arc<Shared>, stop: &dyn Fn() -> bool) -> Result<bool, Stri
     let config = shared.config();
     let manifest = find(&shared.aof, &config)?;
     if !manifest.is_empty() {
+        let last = manifest.increments.last().map(|last| last.name.as_str());
+        shared
+            .aof
+            .check_writable(&config, last)
+            .map_err(|error| {
+                format!("Can't open the append-only file for writing, in {}: {error}. Check who owns it and who may write it, or start with 'appendonly no'", folder(&config).display())
+            })?;
         if !load(shared, &manifest, None, stop)? {
             return Ok(false);
         }

@@ -83,8 +83,7 @@ impl<'a> ScriptReplay<'a> {
         Ok(())
     }
 
-    /// Runs the script or function that a command names, in a section that has all locks. An error that the script returns is a part of
-    /// the history.
+    /// Runs the script or function that a command names, in a section that has all locks, and returns its error, if it returns one.
     ///
     /// # Errors
     /// It could not begin.
@@ -94,7 +93,7 @@ impl<'a> ScriptReplay<'a> {
         db: usize,
         row: &'static Row,
         args: Args<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<Option<String>, String> {
         if row.name == "eval" {
             // A later EVALSHA may need it, however many scripts come between them.
             self.keep(args.at(1))?;
@@ -110,11 +109,18 @@ impl<'a> ScriptReplay<'a> {
         let done = scripts::run_within(dispatcher, session, tx, row, args, &mut reply);
         // What is loaded is in the file already.
         tx.set_log_targets(Targets::NONE);
-        done.map_err(|stop| match stop {
-            Stop::Error(error) => error.to_string(),
-            _ => String::from("the script could not run"),
-        })
+        match done {
+            Ok(()) => Ok(error_of(&bytes)),
+            Err(Stop::Error(error)) => Err(error.to_string()),
+            Err(_) => Err(String::from("the script could not run")),
+        }
     }
+}
+
+/// The text of an error reply; `None` for any other reply.
+fn error_of(reply: &[u8]) -> Option<String> {
+    let text = reply.strip_prefix(b"-")?;
+    Some(String::from_utf8_lossy(text.trim_ascii_end()).into_owned())
 }
 
 impl Drop for ScriptReplay<'_> {

@@ -222,6 +222,20 @@ impl Aof {
         }
     }
 
+    /// Finds out whether commands can be appended: to this increment, or to a new one.
+    ///
+    /// # Errors
+    /// They can't.
+    pub fn check_writable(&self, config: &Config, increment: Option<&str>) -> io::Result<()> {
+        const PROBE: &str = "temp-probe.aof";
+        let storage = self.storage(config)?;
+        storage.open(increment.unwrap_or(PROBE))?;
+        match increment {
+            Some(_) => Ok(()),
+            None => storage.remove(PROBE),
+        }
+    }
+
     /// What INFO shows.
     pub fn status(&self) -> Status {
         self.status_slot().clone()
