@@ -84,6 +84,10 @@ impl Bench {
             account: shared.users.default_account().clone(),
             now_ms: 0,
         });
+        for command in &shared.threads[0].counters.commands {
+            // The first call makes the histogram.
+            command.record(1, true);
+        }
         let account = shared.users.default_account().clone();
         let session = Session::new(seen, Login::new(&shared.users, account));
         Self {
