@@ -5,8 +5,10 @@
 //! ```
 //!
 //! - *time*: the clock of the shard.
-//! - *interval*: the time between uses, as a logarithm in quarters of a doubling. It is smoothed: the mean of what it was and of the last interval.
-//! - *uses*: how often the entry was used again, roughly as a logarithm: 0, 1, 2, 3 to 4, 5 to 8, 9 to 16, 17 to 32, more.
+//! - *interval*: the time between uses, as a logarithm in quarters of a doubling. It is smoothed: the mean of what it was and of the last interval. An entry
+//!   that was never used again has the level of new keys instead: how many of the cache's last uses were of keys that were not known, in thirds. What comes among
+//!   many of them is likelier part of a scan.
+//! - *uses*: how often the entry was used again, roughly as a logarithm: 0, 1, 2, 3 to 4, 5 to 8, 9 to 16, 17 to 32, more. Several uses within a tick count as one.
 //! - *read*: whether the value was read since it was stored, which memcached's clients can ask. The model ignores it.
 
 use crate::clock::{TICK_MASK, TICKS_PER_SIZE, Tick, ticks_since};
@@ -46,6 +48,11 @@ impl History {
         Self(now & TICK_MASK)
     }
 
+    /// The same, of a key that came when there were so many new ones, as a level.
+    pub(crate) fn new_among(now: Tick, new_keys: u32) -> Self {
+        Self::of(now, new_keys * STEPS_PER_LEVEL, 0)
+    }
+
     /// The history in the lower 24 bits of a number.
     #[inline]
     pub fn from_bits(bits: u32) -> Self {
@@ -67,16 +74,18 @@ impl History {
     /// After a use; `random` is a uniform number.
     #[inline]
     pub fn used(self, now: Tick, random: u32) -> Self {
-        let last = interval_of(self.age(now));
+        let age = self.age(now);
+        let last = interval_of(age);
         let uses = self.uses();
         let interval = match uses {
             0 => last,
             // The mean is rounded up or down by chance, so that it does not drift.
             _ => (self.interval() + last + (random & 1)) / 2,
         };
-        let rises = USES_TO_RISE
-            .get(uses as usize)
-            .is_some_and(|needed| (random >> 8).is_multiple_of(*needed));
+        let rises = (age > 0 || uses == 0)
+            && USES_TO_RISE
+                .get(uses as usize)
+                .is_some_and(|needed| (random >> 8).is_multiple_of(*needed));
         Self::of(now, interval, uses + u32::from(rises))
     }
 
@@ -124,18 +133,15 @@ impl History {
         Self(self.0 & !READ_BIT | if is_read { READ_BIT } else { 0 })
     }
 
-    /// The level of the interval that the model distinguishes.
+    /// The level that the model distinguishes: of the interval, or of new keys.
     pub(crate) fn interval_level(self) -> u32 {
         (self.interval() / STEPS_PER_LEVEL).min(INTERVALS as u32 - 1)
     }
 
-    /// The class of the model: the level of uses, and the level of intervals for entries that were used.
+    /// The class of the model: the level of uses, and that of the interval or of new keys.
     #[inline]
     pub(crate) fn class(self) -> usize {
-        match self.uses() as usize {
-            0 => 0,
-            uses => uses * INTERVALS + self.interval_level() as usize,
-        }
+        self.uses() as usize * INTERVALS + self.interval_level() as usize
     }
 }
 
@@ -179,6 +185,23 @@ mod tests {
         );
         assert!((1..TICK_MASK).all(|ticks| interval_of(ticks) <= interval_of(ticks + 1)));
         assert!(interval_of(TICK_MASK) <= INTERVAL_MAX);
+    }
+
+    #[test]
+    fn uses_within_a_tick_count_as_one() {
+        let often = (0..100).fold(History::new(7), |history, random| {
+            history.used(7, random * 257)
+        });
+        assert_eq!(often.uses(), 1);
+        assert_eq!(often.used(8, 0).uses(), 2);
+    }
+
+    #[test]
+    fn a_new_key_has_the_level_of_new_keys_until_it_is_used() {
+        let new = History::new_among(5, 2);
+        assert_eq!((new.time(), new.uses(), new.class()), (5, 0, 2));
+        let used = new.used(69, 0);
+        assert_eq!((used.uses(), used.interval()), (1, interval_of(64)));
     }
 
     #[test]

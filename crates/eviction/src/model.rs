@@ -40,8 +40,17 @@ const _: () = assert!(FIRST_USES_MAX * (EVENT as u64) < 1 << 32);
 /// Stops counting: a random number is hardly ever a multiple of this.
 const NONE: u32 = u32::MAX;
 
-/// The share of the counts that remains when the model has learned.
-const REMAINS: f32 = 0.9;
+/// The share of the counts that remains when the model has learned, if enough hits do.
+const REMAINS_MIN: f32 = 0.9;
+
+/// So many hits are to remain: with fewer, the probabilities of rare kinds are mostly chance. Small caches, and those with few hits, therefore remember for longer.
+const HITS_REMAINING: f32 = 80_000.0;
+
+/// But the model mostly forgets within 25 turnovers.
+const REMAINS_MAX: f32 = 0.98;
+
+/// No counter is more after a lesson, so that none overflows before the next one.
+const COUNT_MAX: f32 = (1u32 << 31) as f32;
 
 /// A class that has had few events is like its kind: all classes with as many uses. This is how many events that weighs.
 const PRIOR_EVENTS: f32 = 16.0;
@@ -53,7 +62,7 @@ const RELATIVE_PRIOR_EVENTS: f32 = 16.0;
 const AGES_PER_LEVEL: usize = 2;
 
 /// A kind that has had few events is like all entries, but more likely to be used the more often it was. This is how many events that weighs.
-const KIND_PRIOR_EVENTS: f32 = 32.0;
+const KIND_PRIOR_EVENTS: f32 = 100.0;
 
 /// How much more likely an entry of each kind is to be used at any age, compared with all entries: roughly the mean over the traces of decision 29.
 const LIKELIHOODS: [f32; USES] = [0.55, 1.65, 2.75, 2.75, 3.6, 5.0, 6.0, 5.5];
@@ -71,6 +80,15 @@ const PERIOD_MAX: u64 = 1 << 20;
 
 /// Beyond this number of uses per period, only some are counted.
 const COUNTED_PER_PERIOD: u64 = 1 << 16;
+
+/// The share of new keys is measured over so many uses, and that of the time before counts half.
+const USES_PER_SHARE: u32 = 128;
+
+/// The levels of that share that the model distinguishes.
+const LEVELS_OF_NEW_KEYS: u32 = 3;
+
+/// A share of 1, in fixed point.
+const ALL: u32 = 1 << 16;
 
 type Counts = [[AtomicU32; AGES]; CLASSES];
 
@@ -91,6 +109,11 @@ pub struct Model {
     one_in: AtomicU32,
     is_learning: AtomicBool,
     lessons: AtomicU64,
+    /// Uses, and new keys among them, since the share of new keys was measured.
+    uses_for_share: AtomicU32,
+    new_keys: AtomicU32,
+    /// The share of new keys among the last uses, in fixed point.
+    share_of_new_keys: AtomicU32,
 }
 
 /// An entry that could be evicted.
@@ -137,6 +160,9 @@ impl Default for Model {
             one_in: AtomicU32::new(1),
             is_learning: AtomicBool::new(false),
             lessons: AtomicU64::new(0),
+            uses_for_share: AtomicU32::new(0),
+            new_keys: AtomicU32::new(0),
+            share_of_new_keys: AtomicU32::new(0),
         };
         // Before anything is learned, an entry is likely to be used again as late as it was used last.
         for class in 0..CLASSES {
@@ -214,6 +240,22 @@ impl Model {
         if before >= limit {
             self.one_in.store(NONE, Relaxed);
         }
+        let uses = self.uses_for_share.fetch_add(uses as u32, Relaxed) + uses as u32;
+        if uses >= USES_PER_SHARE {
+            // If another thread does so at the same time, one of the two shares is wrong for a moment.
+            self.uses_for_share.store(0, Relaxed);
+            let new_keys = self.new_keys.swap(0, Relaxed).min(uses);
+            let share = (u64::from(new_keys) * u64::from(ALL) / u64::from(uses)) as u32;
+            let mean = (self.share_of_new_keys.load(Relaxed) + share) / 2;
+            self.share_of_new_keys.store(mean, Relaxed);
+        }
+    }
+
+    /// Notes that a key comes of which nothing is known. Returns the level of such keys among the last uses.
+    pub fn note_new_key(&self) -> u32 {
+        self.new_keys.fetch_add(1, Relaxed);
+        let level = self.share_of_new_keys.load(Relaxed) * LEVELS_OF_NEW_KEYS / ALL;
+        level.min(LEVELS_OF_NEW_KEYS - 1)
     }
 
     /// True if the model should [learn](Self::learn) now.
@@ -246,7 +288,7 @@ impl Model {
             let by_relative_age = RelativeAges::of(&classes, &kind);
             for (level, own) in classes.iter().enumerate() {
                 let expected = match uses {
-                    // No interval is known.
+                    // There is no interval; the level is that of new keys.
                     0 => kind,
                     _ => by_relative_age.correct(&kind, level),
                 };
@@ -254,9 +296,11 @@ impl Model {
                 self.set_ranks(first + level, &hazards);
             }
         }
+        let remains = remaining_share(self.sum(0..CLASSES).hits.iter().sum());
         for count in self.hits.iter().chain(&self.presence).flatten() {
             // Events that others count meanwhile may be lost, which does no harm.
-            count.store((count.load(Relaxed) as f32 * REMAINS) as u32, Relaxed);
+            let remaining = (count.load(Relaxed) as f32 * remains).min(COUNT_MAX);
+            count.store(remaining as u32, Relaxed);
         }
         self.lessons.fetch_add(1, Relaxed);
         self.is_learning.store(false, Relaxed);
@@ -400,6 +444,11 @@ impl RelativeAges {
     }
 }
 
+/// The share of the counts that remains after a lesson from so many hits.
+fn remaining_share(hits: f32) -> f32 {
+    (HITS_REMAINING / hits.max(1.0)).clamp(REMAINS_MIN, REMAINS_MAX)
+}
+
 /// The class of an age: 0 for 0, then two for each doubling.
 #[inline]
 fn age_class(ticks: Tick) -> usize {
@@ -464,6 +513,31 @@ mod tests {
         let hazards = events.hazards(Some(&expected), 100.0);
         assert!((hazards[age] - 0.3).abs() < 1e-6, "{}", hazards[age]);
         assert!((hazards[age - 1] - 0.4).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_new_key_is_known_to_be_among_others() {
+        let model = Model::default();
+        let level_after = |new_keys: u32| {
+            for _ in 0..10 {
+                (0..new_keys).for_each(|_| _ = model.note_new_key());
+                (0..USES_PER_SHARE / 32).for_each(|_| model.note_uses(32));
+            }
+            model.note_new_key()
+        };
+        let levels = [0, 32, 64, 128, 10].map(level_after);
+        assert_eq!(levels, [0, 0, 1, 2, 0]);
+    }
+
+    #[test]
+    fn more_is_remembered_while_there_are_few_hits() {
+        assert_eq!(remaining_share(0.0), REMAINS_MAX);
+        assert_eq!(remaining_share(1e9), REMAINS_MIN);
+        // With 2,000 hits between lessons, 80,000 remain in the end.
+        let hits = (0..1000).fold(0.0, |hits, _| {
+            (hits + 2000.0) * remaining_share(hits + 2000.0)
+        });
+        assert!((hits - HITS_REMAINING).abs() < 1.0, "{hits}");
     }
 
     #[test]

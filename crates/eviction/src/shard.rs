@@ -60,7 +60,7 @@ impl Use<'_> {
     /// The history of a new entry: one without uses, or the history of the key's ghost.
     pub fn created(self) -> History {
         match self.past {
-            None => History::new(self.now),
+            None => History::new_among(self.now, self.model.note_new_key()),
             Some(past) => self.used(past).with_read(false),
         }
     }

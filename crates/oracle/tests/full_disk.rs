@@ -6,7 +6,6 @@ mod common {
 
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -52,8 +51,14 @@ fn wrapped(folder: &ScratchFolder, script: &str) -> Program {
     let path = folder.path().join("script");
     let program = fs::canonicalize(Program::subject().path()).unwrap();
     let script = script.replace("PROGRAM", &format!("'{}'", program.display()));
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    // Another process writes it: a process that another test starts meanwhile would have a file that this one writes open for a moment,
+    // and what somebody may write can't be run.
+    let written = Command::new("sh")
+        .args(["-c", r#"printf %s "$2" > "$1" && chmod 755 "$1""#, "sh"])
+        .arg(&path)
+        .arg(script)
+        .status();
+    assert!(written.unwrap().success());
     Program::new(path)
 }
 

@@ -125,14 +125,12 @@ fn a_second_signal_stops_the_process_even_if_a_thread_is_stuck() {
             .spawn()
             .unwrap();
         let _killed = KilledOnDrop(child.id());
-        let mut reader = BufReader::new(File::open(&log).unwrap());
-        let mut line = String::new();
+        // The server opens the pipe for each line. This reader is a writer, too, so that there is no end between the lines.
+        let pipe = File::options().read(true).write(true).open(&log).unwrap();
+        let (mut reader, mut line) = (BufReader::new(pipe), String::new());
         while !line.contains("Ready to accept connections") {
             line.clear();
-            if reader.read_line(&mut line).unwrap() == 0 {
-                // The server reopens the pipe for each line.
-                reader = BufReader::new(File::open(&log).unwrap());
-            }
+            reader.read_line(&mut line).unwrap();
         }
         drop(reader);
         let mut status = None;
