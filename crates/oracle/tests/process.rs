@@ -11,7 +11,7 @@ use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixDatagram;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -92,9 +92,14 @@ fn a_command_that_only_reads_does_not_hold_up_the_end() {
     other
         .send(&damselfly_oracle::connection::request(&endless))
         .unwrap();
+    let threads = format!("/proc/{}/task", server.id());
     until("the command runs", || {
-        let list = connection.call(&["CLIENT", "LIST"]).unwrap().to_string();
-        list.contains("cmd=sinter")
+        let mut threads = fs::read_dir(&threads).unwrap().flatten();
+        threads.any(|thread| {
+            let name = fs::read_to_string(thread.path().join("comm"));
+            name.is_ok_and(|name| name.starts_with("long-"))
+                && state_and_ticks(&thread.path()).1 > 5
+        })
     });
     drop(other);
     let status = server.terminate(PATIENCE).unwrap();
@@ -143,9 +148,10 @@ fn a_second_signal_stops_the_process_even_if_a_thread_is_stuck() {
     }
 }
 
-/// The state of a process and the CPU time that it has used itself, in ticks. Both are known until its parent has waited for it.
-fn state_and_ticks(process: u32) -> (String, u64) {
-    let status = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+/// The state of a process or thread, by its folder in /proc, and the CPU time that it has used itself, in ticks. Both are known until its
+/// parent has waited for it.
+fn state_and_ticks(folder: &Path) -> (String, u64) {
+    let status = fs::read_to_string(folder.join("stat")).unwrap();
     // The name in parentheses may contain anything.
     let (_, fields) = status.rsplit_once(") ").unwrap();
     let fields: Vec<&str> = fields.split(' ').collect();
@@ -158,14 +164,15 @@ fn state_and_ticks(process: u32) -> (String, u64) {
 fn a_shutdown_does_not_free_the_keys_one_by_one() {
     const KEYS: &str = "2000000";
     let server = start(&["--enable-debug-command", "yes", "--save", ""]);
-    let ticks = || state_and_ticks(server.id()).1;
+    let folder = PathBuf::from(format!("/proc/{}", server.id()));
+    let ticks = || state_and_ticks(&folder).1;
     let before = ticks();
     let populate = ["DEBUG", "POPULATE", KEYS];
     assert_eq!(server.connect().call(&populate).unwrap(), ok());
     let filled = ticks();
     kill_process(pid(server.id()), Signal::TERM).unwrap();
     until("the process has exited", || {
-        state_and_ticks(server.id()).0 == "Z"
+        state_and_ticks(&folder).0 == "Z"
     });
     let (filling, ending) = (filled - before, ticks() - filled);
     assert!(

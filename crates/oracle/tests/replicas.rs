@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use certificates::Files;
 use common::link_proxy::LinkProxy;
 use common::replicas::{
-    call, digest, follow, info, ours, redis, wait_for_agreement, wait_for_link, wait_until,
+    PATIENCE, call, digest, follow, info, ours, redis, wait_for_agreement, wait_for_link,
+    wait_until,
 };
 use damselfly_oracle::memcached::Client;
 use damselfly_oracle::server::{Program, Server, free_port};
@@ -397,6 +398,7 @@ fn a_replica_without_data_answers_requests_that_need_none() {
         SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap())),
     );
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
         .write_all(b"mg key v q\r\nmn\r\nversion\r\nquit\r\n")
         .unwrap();
