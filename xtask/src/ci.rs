@@ -61,13 +61,8 @@ pub fn run() -> Result<(), String> {
             "warnings",
         ]))
     });
-    // It takes minutes, and the tests leave half of the processors' time idle.
-    let fuzz_targets = std::thread::spawn(fuzz::build_all);
+    steps.step("build of the fuzz targets", fuzz::build_all);
     steps.step("test", test::suites);
-    steps.step("build of the fuzz targets", || {
-        let built = fuzz_targets.join();
-        built.unwrap_or_else(|_| Err("the thread that builds them panicked".into()))
-    });
     for package in LOOM {
         steps.step(&format!("loom on {package}"), || {
             let words = [

@@ -263,12 +263,8 @@ pub fn short() -> Result<Count, String> {
     fuzz(TARGETS.iter().collect(), SECONDS_IN_CI)
 }
 
-/// Builds targets. What else runs at the same time comes first.
 fn build(targets: impl Iterator<Item = &'static Target>) -> Result<(), String> {
     let words = [
-        "nice",
-        "-n",
-        "19",
         "cargo",
         "build",
         "--quiet",

@@ -105,13 +105,10 @@ pub fn suites() -> Result<Count, String> {
     steps.step(
         "tests of the workspace, including transcripts, bad days and the Rust client",
         || {
-            let mut tests = command(&["cargo", "test", "--quiet", "--workspace", "--no-fail-fast"]);
-            if std::env::var_os("RUST_TEST_THREADS").is_none() {
-                // Most tests wait for servers most of the time.
-                let cores = std::thread::available_parallelism().map_or(1, usize::from);
-                tests.env("RUST_TEST_THREADS", (2 * cores).to_string());
-            }
-            cargo_test(tests.env("DAMSELFLY_BIN", &program))
+            cargo_test(
+                command(&["cargo", "test", "--quiet", "--workspace", "--no-fail-fast"])
+                    .env("DAMSELFLY_BIN", &program),
+            )
         },
     );
     steps.step("oracle", || {
