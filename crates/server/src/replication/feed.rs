@@ -422,14 +422,17 @@ impl Feed {
         now_ms / 1000 - self.acked_ms.load(Relaxed) / 1000
     }
 
-    /// True if it has had its chance for so many seconds and done nothing.
+    /// True if it has had its chance for so many seconds and done nothing. To be asked once per second: the time counts from when there was
+    /// something to send, so that one that shared its snapshot with a slow one gets the rest.
     pub(super) fn is_timed_out(&self, now_ms: i64, timeout_s: i64) -> bool {
         let is_late = |since: &AtomicI64| (now_ms - since.load(Relaxed)) / 1000 > timeout_s;
         match self.status() {
             Status::WaitsForStart => false,
             Status::WaitsForEnd | Status::SendsFile => {
-                let has_more = !matches!(self.next_piece(|_| None), Piece::NoneNow);
-                has_more && is_late(&self.sent_ms)
+                if matches!(self.next_piece(|_| None), Piece::NoneNow) {
+                    self.sent_ms.store(now_ms, Relaxed);
+                }
+                is_late(&self.sent_ms)
             }
             // A replica that loads a large snapshot sends line feeds meanwhile, which count as acknowledgements.
             Status::WaitsForAck => !self.abilities.is_old && is_late(&self.acked_ms),
