@@ -127,7 +127,7 @@ pub struct Feed {
     acked_on_disk: AtomicU64,
     /// When it last acknowledged something, in milliseconds since the epoch.
     acked_ms: AtomicI64,
-    /// When its socket last took something, likewise.
+    /// When its socket last took something, or there was nothing to take, likewise.
     sent_ms: AtomicI64,
 }
 
@@ -301,6 +301,15 @@ impl Feed {
         }
     }
 
+    /// Notes, once per second, if there is nothing to send: the replica can't be late with that. One that shares its snapshot with a slow one is
+    /// without anything to send until that is closed, and then has its whole time.
+    pub(super) fn note_if_idle(&self, now_ms: i64) {
+        let gets_snapshot = matches!(self.status(), Status::WaitsForEnd | Status::SendsFile);
+        if gets_snapshot && matches!(self.next_piece(|_| None), Piece::NoneNow) {
+            self.sent_ms.store(now_ms, Relaxed);
+        }
+    }
+
     /// What to send next. `stream` reads the stream at a position.
     pub fn next_piece(&self, stream: impl FnOnce(u64) -> Option<Place>) -> Piece {
         let mut sending = self.sending();
@@ -422,18 +431,12 @@ impl Feed {
         now_ms / 1000 - self.acked_ms.load(Relaxed) / 1000
     }
 
-    /// True if it has had its chance for so many seconds and done nothing. To be asked once per second: the time counts from when there was
-    /// something to send, so that one that shared its snapshot with a slow one gets the rest.
+    /// True if it has had its chance for so many seconds and done nothing.
     pub(super) fn is_timed_out(&self, now_ms: i64, timeout_s: i64) -> bool {
         let is_late = |since: &AtomicI64| (now_ms - since.load(Relaxed)) / 1000 > timeout_s;
         match self.status() {
             Status::WaitsForStart => false,
-            Status::WaitsForEnd | Status::SendsFile => {
-                if matches!(self.next_piece(|_| None), Piece::NoneNow) {
-                    self.sent_ms.store(now_ms, Relaxed);
-                }
-                is_late(&self.sent_ms)
-            }
+            Status::WaitsForEnd | Status::SendsFile => is_late(&self.sent_ms),
             // A replica that loads a large snapshot sends line feeds meanwhile, which count as acknowledgements.
             Status::WaitsForAck => !self.abilities.is_old && is_late(&self.acked_ms),
             Status::Online => !self.abilities.is_old && is_late(&self.acked_ms),

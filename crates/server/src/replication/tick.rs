@@ -40,6 +40,7 @@ impl Replication {
         let now_ms = clock::now_ms();
         for feed in self.feeds() {
             feed.keep_alive();
+            feed.note_if_idle(now_ms);
             if feed.is_timed_out(now_ms, i64::from(config.repl_timeout_s)) && !feed.is_closed() {
                 log::warn!("Disconnecting timedout replica: {}", feed.name());
                 feed.close();
