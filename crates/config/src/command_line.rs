@@ -7,23 +7,24 @@ use std::path::PathBuf;
 use super::load::{DIRECTIVES, Place, Request, StartError, UNBALANCED, refused};
 use super::{line, options, redis};
 
-/// The option that checks a file instead of starting the server.
+// The options that ask for something else than a server.
 const CHECK_RDB: &str = "--check-rdb";
 const CHECK_AOF: &str = "--check-aof";
 const RESTORE_TO: &str = "--restore-to";
 
 /// What a command line asks for.
 pub(super) enum Asked {
+    /// A server.
     Start(Arguments),
-    Help,
-    Version,
-    Tool(Request),
+    /// Something else.
+    Other(Request),
 }
 
-/// What a command line asks for that is not a server.
+/// What a command line with one of the options above asks for; `None` if it is wrong.
 fn tool(args: &[String]) -> Option<Request> {
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words.as_slice() {
+        [CHECK_RDB, path] => Some(Request::CheckRdb(PathBuf::from(path))),
         [CHECK_AOF, "--fix", path] | [CHECK_AOF, path, "--fix"] => Some(Request::CheckAof {
             path: PathBuf::from(path),
             fixes: true,
@@ -47,41 +48,41 @@ fn tool(args: &[String]) -> Option<Request> {
     }
 }
 
-/// The command line, split into lines of words.
+/// The command line of a server, split into lines of words.
 #[derive(Default)]
 pub(super) struct Arguments {
+    /// The file that it names.
     pub(super) file: Option<PathBuf>,
+    /// True if options come from standard input, too.
     pub(super) standard_input: bool,
+    /// A list of words for each option: its name and its values.
     pub(super) lines: Vec<Vec<String>>,
 }
 
 impl Arguments {
+    /// Splits the arguments, which are without the program's name.
+    ///
+    /// # Errors
+    /// One of them can't be where it is.
     pub(super) fn parse(args: impl IntoIterator<Item = String>) -> Result<Asked, StartError> {
         let mut parsed = Arguments::default();
         let args: Vec<String> = args.into_iter().collect();
         let last = args.len().saturating_sub(1);
         for (index, arg) in args.iter().enumerate() {
-            let is_option = arg.starts_with("--") && !parsed.needs_as_value(arg);
+            let wrong = |problem: &str| refused(Place::CommandLine, arg, problem);
+            let is_option = arg.starts_with("--") && !parsed.lacks_value(arg);
             let value_of = parsed.lines.last_mut();
             match (arg.as_str(), value_of) {
-                ("-h", None) | ("--help", _) => return Ok(Asked::Help),
-                ("-v", None) | ("--version", _) => return Ok(Asked::Version),
-                (CHECK_RDB, _) => match args.as_slice() {
-                    [_, path] => return Ok(Asked::Tool(Request::CheckRdb(PathBuf::from(path)))),
-                    _ => {
-                        return Err(StartError::Refused {
-                            place: Place::CommandLine,
-                            option: CHECK_RDB.to_owned(),
-                            problem: "expected the path of one file and no other option".to_owned(),
-                        });
-                    }
-                },
-                (CHECK_AOF | RESTORE_TO, _) => {
-                    return tool(&args).map(Asked::Tool).ok_or_else(|| StartError::Refused {
-                        place: Place::CommandLine,
-                        option: arg.clone(),
-                        problem: "expected '--check-aof [--fix] FILE' or '--restore-to TIME --dir SOURCE --into DIRECTORY'".to_owned(),
-                    });
+                ("-h", None) | ("--help", _) => return Ok(Asked::Other(Request::Help)),
+                ("-v", None) | ("--version", _) => return Ok(Asked::Other(Request::Version)),
+                (CHECK_RDB | CHECK_AOF | RESTORE_TO, _) => {
+                    let usage = match arg.as_str() {
+                        CHECK_RDB => "expected the path of one file and no other option",
+                        _ => {
+                            "expected '--check-aof [--fix] FILE' or '--restore-to TIME --dir SOURCE --into DIRECTORY'"
+                        }
+                    };
+                    return tool(&args).map(Asked::Other).ok_or_else(|| wrong(usage));
                 }
                 ("-", None) if index <= 1 => parsed.standard_input = true,
                 ("-", _) if index == last => parsed.standard_input = true,
@@ -92,21 +93,14 @@ impl Arguments {
                 (path, None) if index == 0 && !path.starts_with('-') => {
                     parsed.file = Some(PathBuf::from(arg));
                 }
-                (_, None) => {
-                    return Err(StartError::Refused {
-                        place: Place::CommandLine,
-                        option: arg.clone(),
-                        problem: "expected --option value; see --help".to_owned(),
-                    });
-                }
+                (_, None) => return Err(wrong("expected --option value; see --help")),
             }
         }
         Ok(Asked::Start(parsed))
     }
 
-    /// True if an argument that begins with `--` is the value of the option before it, such as a password: that option has no value
-    /// yet, and this one does not exist.
-    fn needs_as_value(&self, argument: &str) -> bool {
+    /// True if the last option lacks a value that an argument with `--` can only be, such as a password: there is no option of its name.
+    fn lacks_value(&self, argument: &str) -> bool {
         match self.lines.last().map(Vec::as_slice) {
             // An option that may stand alone.
             Some([name]) if name.eq_ignore_ascii_case("save") => false,

@@ -179,9 +179,7 @@ pub fn load(
 ) -> Result<Request, StartError> {
     let arguments = match Arguments::parse(args)? {
         Asked::Start(arguments) => arguments,
-        Asked::Help => return Ok(Request::Help),
-        Asked::Version => return Ok(Request::Version),
-        Asked::Tool(request) => return Ok(request),
+        Asked::Other(request) => return Ok(request),
     };
     let mut loader = Loader::new(files);
     if let Some(path) = &arguments.file {

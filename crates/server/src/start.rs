@@ -315,7 +315,7 @@ impl Server {
         {
             let is_overdue = stop_requested.elapsed() > EXPECTED_MAX;
             if is_overdue && !self.threads.iter().any(is_running) {
-                // What it has not changed by now it will not change: without its reply, it has not run.
+                // Its client gets no reply, so it does not matter that it does not run to its end.
                 log::warn!("A long command is still running. It is given up.");
                 self.long_threads.retain(thread::JoinHandle::is_finished);
                 break;
