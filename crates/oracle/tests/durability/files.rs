@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use damselfly_oracle::connection::request;
 use damselfly_oracle::server::{Program, ScratchFolder, Server};
 use damselfly_protocol::client::Value;
 
@@ -322,4 +323,48 @@ fn the_state_of_a_second_is_restored() {
         !done.status.success() && text.contains("the earliest is"),
         "{text}"
     );
+}
+
+/// Bug: commands that failed were passed over without a word.
+#[test]
+fn commands_that_fail_are_logged() {
+    let folder = ScratchFolder::create().unwrap();
+    let commands: [&[&str]; 4] = [
+        &["SET", "key", "x"],
+        &["INCR", "key"],
+        &["EVAL", "return redis.call('INCR', KEYS[1])", "1", "key"],
+        &["SET", "other", "x"],
+    ];
+    let old: Vec<u8> = commands.iter().flat_map(|words| request(words)).collect();
+    std::fs::write(folder.path().join("appendonly.aof"), old).unwrap();
+    let server = start(&Program::subject(), folder.path(), &[]);
+    let other = server.connect().call(&["GET", "other"]).unwrap();
+    assert_eq!(other, Value::Bulk(b"x".to_vec()));
+    let log = server.log();
+    for command in ["INCR", "EVAL"] {
+        let says = |line: &&str| {
+            line.contains("This server is sending an error to its AOF-loading-client")
+                && line.contains("not an integer")
+                && line.contains(&format!("after processing the command '{command}'"))
+        };
+        assert_eq!(log.lines().filter(says).count(), 1, "{command}: {log}");
+    }
+}
+
+/// Bug: after a restart, a stream had a highest deleted id, although it was only trimmed.
+#[test]
+fn a_trimmed_stream_is_the_same_after_a_restart() {
+    let (program, folder) = (Program::subject(), ScratchFolder::create().unwrap());
+    let server = start(&program, folder.path(), &["--appendfsync", "always"]);
+    let mut connection = server.connect();
+    for id in ["1-1", "2-1", "3-1"] {
+        connection.call(&["XADD", "s", id, "f", "v"]).unwrap();
+    }
+    let trimmed = connection.call(&["XTRIM", "s", "MAXLEN", "1", "DELREF"]);
+    assert_eq!(trimmed.unwrap(), Value::Integer(2));
+    let before = connection.call(&["XINFO", "STREAM", "s"]).unwrap();
+    drop(server);
+    let again = start(&program, folder.path(), &[]);
+    let after = again.connect().call(&["XINFO", "STREAM", "s"]).unwrap();
+    assert_eq!(after, before);
 }
