@@ -276,6 +276,34 @@ fn a_durable_client_waits_for_a_slow_fsync_and_others_do_not() {
     assert_eq!(durable.receive(), "OK");
 }
 
+/// Bug: a client that ended CLIENT DURABLE right behind a change, in one pipeline or transaction, got the reply to the change at once.
+#[test]
+fn a_change_waits_though_its_client_waits_no_more_for_later_ones() {
+    let (server, gate) = start(AppendFsync::EverySecond);
+    let mut client = server.client();
+    let _open = OpenAtEnd(&gate);
+    for end in [
+        "CLIENT DURABLE OFF\r\n",
+        "MULTI\r\nSET key y\r\nCLIENT DURABLE OFF\r\nEXEC\r\n",
+        "RESET\r\n",
+    ] {
+        assert_eq!(client.run("CLIENT DURABLE ON"), "OK");
+        gate.set_closed(true);
+        client.send_bytes(format!("SET key x\r\n{end}").as_bytes());
+        until("an fsync waits", || gate.has_waiting());
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(client.has_nothing(), "{end}");
+        gate.set_closed(false);
+        assert_eq!(client.receive(), "OK");
+        let replies = end.matches("\r\n").count();
+        (0..replies).for_each(|_| drop(client.receive()));
+        // From now on, its replies do not wait.
+        gate.set_closed(true);
+        assert_eq!(client.run("SET key z"), "OK");
+        gate.set_closed(false);
+    }
+}
+
 #[test]
 fn others_are_served_while_info_and_role_wait_for_the_merge() {
     // INFO and ROLE slept on their thread until all changes were part of the stream: up to 50 ms each, in which the thread served nobody.

@@ -25,11 +25,11 @@ impl Worker {
     /// All records below this number are where the client wants them.
     fn safe_record(&self, session: &Session) -> u64 {
         let durable = self.shared.aof.durable();
-        match session.durable_replicas {
+        match session.durability.replicas {
             0 => durable,
             replicas => {
                 let replicated = self.shared.replication.record_on(replicas);
-                let needs_disk = session.is_durable || self.shared.aof.holds_replies();
+                let needs_disk = session.durability.on_disk || self.shared.aof.holds_replies();
                 if needs_disk {
                     replicated.min(durable)
                 } else {
@@ -42,7 +42,7 @@ impl Worker {
     /// Notes that replies of a connection wait for the disk or for replicas.
     fn note_held(&mut self, key: usize) {
         let connection = &mut self.connections[key];
-        if connection.session.durable_replicas > 0
+        if connection.session.durability.replicas > 0
             && !std::mem::replace(&mut self.waits_for_replicas, true)
         {
             self.shared.replication.begin_wait();
@@ -97,14 +97,17 @@ impl Worker {
         let has_failed = self.has_log_failed();
         let connection = &mut self.connections[key];
         connection.session.has_logged &= safe < appended;
-        if has_failed && !connection.session.has_logged {
-            // While nothing can be written, only clients with changes of their own wait: the others may read, and see why.
-            connection.hold_nothing();
-            return usize::MAX;
-        }
-        let sent_max = connection.hold(appended, safe);
-        if connection.is_held() {
-            self.note_held(key);
+        let sent_max = match has_failed && !connection.session.has_logged {
+            false => connection.hold(appended, safe),
+            true => {
+                // While nothing can be written, only clients with changes of their own wait: the others may read, and see why.
+                connection.hold_nothing();
+                usize::MAX
+            }
+        };
+        match connection.is_held() {
+            true => self.note_held(key),
+            false => connection.session.take_later_durability(),
         }
         sent_max
     }
@@ -113,9 +116,10 @@ impl Worker {
     #[inline]
     pub(super) fn sent_max(&mut self, key: usize) -> usize {
         let connection = &self.connections[key];
+        let durability = connection.session.durability;
         let may_be_held = self.shared.aof.holds_replies()
-            || connection.session.is_durable && self.shared.aof.mode() == aof::Mode::On
-            || connection.session.durable_replicas > 0
+            || durability.on_disk && self.shared.aof.mode() == aof::Mode::On
+            || durability.replicas > 0
             || connection.is_held();
         match may_be_held {
             false => usize::MAX,

@@ -12,7 +12,7 @@ use damselfly_protocol::{Reply, Version};
 use crate::observers::client_tracking;
 use crate::observers::subscriptions;
 use crate::registry::Handler;
-use crate::session::{Context, Replies, Session};
+use crate::session::{Context, Durability, Replies, Session};
 use crate::shared::Shared;
 use crate::users::{self, Login, WrongLogin};
 
@@ -309,8 +309,7 @@ fn reset(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Resul
     leave(context.shared, session);
     session.client.no_evict.store(false, Relaxed);
     session.client.no_touch.store(false, Relaxed);
-    session.is_durable = false;
-    session.durable_replicas = 0;
+    session.set_durability(Durability::default());
     session.client.names().name.clear();
     let account = context.shared.users.default_account().clone();
     session.client.set_account(account.clone());

@@ -44,6 +44,15 @@ pub enum Replies {
     SkipThis,
 }
 
+/// Where the changes of a client have to be before its replies are sent: CLIENT DURABLE.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Durability {
+    /// On disk, whatever `appendfsync` says.
+    pub on_disk: bool,
+    /// On so many replicas.
+    pub replicas: usize,
+}
+
 /// The state that a connection keeps between commands.
 pub struct Session {
     /// The part that other threads see.
@@ -58,16 +67,16 @@ pub struct Session {
     pub replies: Replies,
     /// Set to close the connection once its replies are sent.
     pub closing: bool,
-    /// Its replies wait until its changes are on disk: CLIENT DURABLE.
-    pub is_durable: bool,
+    /// Where its changes have to be.
+    pub durability: Durability,
+    /// Where they will have to be once no reply waits any more.
+    later_durability: Option<Durability>,
     /// Changes of this client may be in the log that are not on disk yet.
     pub has_logged: bool,
     /// WAIT or WAITAOF waits.
     pub disk_wait: Option<DiskWait>,
     /// INFO, ROLE or PSYNC waits for a part of the stream.
     pub stream_wait: Option<StreamWait>,
-    /// Its replies wait until its changes are on so many replicas, too: CLIENT DURABLE.
-    pub durable_replicas: usize,
     /// What it can do, if it says that it is a replica.
     pub abilities: Option<Box<Abilities>>,
     /// It is a replica, which gets the stream and no replies.
@@ -107,11 +116,11 @@ impl Session {
             replies: Replies::On,
             closing: false,
             sleeps_until: None,
-            is_durable: false,
+            durability: Durability::default(),
+            later_durability: None,
             has_logged: false,
             disk_wait: None,
             stream_wait: None,
-            durable_replicas: 0,
             abilities: None,
             feed: None,
             blocking: None,
@@ -124,6 +133,20 @@ impl Session {
             rest: None,
             transaction: Transaction::default(),
             script_plan: None,
+        }
+    }
+
+    /// Sets where changes have to be. Replies to earlier requests may not have been sent: they wait as they would have waited before.
+    pub fn set_durability(&mut self, wanted: Durability) {
+        self.durability.on_disk |= wanted.on_disk;
+        self.durability.replicas = self.durability.replicas.max(wanted.replicas);
+        self.later_durability = Some(wanted);
+    }
+
+    /// Notes that no reply waits any more.
+    pub fn take_later_durability(&mut self) {
+        if let Some(wanted) = self.later_durability.take() {
+            self.durability = wanted;
         }
     }
 

@@ -18,7 +18,7 @@ use crate::persistence::aof::Mode;
 use crate::registry::{Row, name_at};
 use crate::replication::feed::Status;
 use crate::session::connection_commands::check_name;
-use crate::session::{Context, Replies, Session};
+use crate::session::{Context, Durability, Replies, Session};
 use crate::threads::Thread;
 use damselfly_pubsub::Topic;
 
@@ -115,8 +115,10 @@ fn durable(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> 
         );
         return Err(CommandError::err(text).into());
     }
-    context.session.is_durable = on;
-    context.session.durable_replicas = replicas;
+    context.session.set_durability(Durability {
+        on_disk: on,
+        replicas,
+    });
     reply.ok();
     Ok(())
 }
