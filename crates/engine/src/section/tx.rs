@@ -467,7 +467,10 @@ impl<'a> Tx<'a> {
     pub fn read_text(&mut self, key: Key<'_>) -> Result<Option<Text<'_>>, CommandError> {
         match self.read(key) {
             None => Ok(None),
-            Some(entry) => entry.text().map(Some).ok_or(CommandError::WrongType),
+            Some(entry) => match entry.text() {
+                Some(text) => Ok(Some(text)),
+                None => Err(CommandError::WrongType),
+            },
         }
     }
 
@@ -592,6 +595,9 @@ fn collection_of<'e, C: Collection>(
 ) -> Result<Option<C::Ref<'e>>, CommandError> {
     match entry {
         None => Ok(None),
-        Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
+        Some(entry) => match C::view(entry) {
+            Some(value) => Ok(Some(value)),
+            None => Err(CommandError::WrongType),
+        },
     }
 }

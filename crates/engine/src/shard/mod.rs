@@ -248,14 +248,19 @@ impl<O> Shards<O> {
     /// Lets `visit` read a database of a shard, unless the shard is busy or has no such database.
     #[inline]
     pub(crate) fn try_visit(&self, shard: usize, db: usize, visit: impl FnOnce(&Database)) {
-        if self.try_acquire(shard) {
+        let lock = &self.cells[shard].lock;
+        if lock.try_acquire() {
             // SAFETY: the lock was just taken, and the reference ends before it is released.
-            let databases = unsafe { &self.shard_ref(shard).databases };
+            let databases = unsafe { &(*lock.get()).databases };
             // A panic here would leave the lock taken for ever.
             if let Some(database) = databases.get(db) {
                 visit(database);
             }
-            self.release(shard);
+            // SAFETY: taken above, and the reference is used no more.
+            let waiters = unsafe { lock.release() };
+            if !waiters.is_empty() {
+                self.wake(waiters);
+            }
         }
     }
 }

@@ -242,11 +242,16 @@ impl Dispatcher {
     fn prepare(&mut self, batch: &mut Batch, input: &[u8], db: usize) {
         let engine = &self.shared.engine;
         self.hashes.clear();
+        let mut last: (&[u8], Option<&'static Row>) = (b"", None);
         for request in &mut batch.requests {
             let spans = &batch.spans[request.first_span..request.first_span + request.spans];
             let input = &input[request.start..];
             if request.row.is_none() {
-                request.row = self.registry.find(spans[0].of(input));
+                let name = spans[0].of(input);
+                if last.0 != name {
+                    last = (name, self.registry.find(name));
+                }
+                request.row = last.1;
             }
             if let Some(Locks::One(place)) = request.row.map(|row| row.locks)
                 && let Some(span) = spans.get(place)
