@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use super::load::{DIRECTIVES, Place, Request, StartError, UNBALANCED, refused};
+use super::load::{DIRECTIVES, Place, Request, StartError, refused};
 use super::{line, options, redis};
 
 // The options that ask for something else than a server.
@@ -127,5 +127,5 @@ fn option_words(text: &str) -> Result<Vec<String>, StartError> {
     if text[end..].is_empty() || text[end..].starts_with('=') {
         return Ok(text.splitn(2, '=').map(str::to_owned).collect());
     }
-    line::split(text).ok_or_else(|| refused(Place::CommandLine, &text[..end], UNBALANCED))
+    line::split(text).map_err(|why| refused(Place::CommandLine, &text[..end], &why.to_string()))
 }

@@ -102,7 +102,8 @@ Options come from three places. Each overrides those before it:
 
 In a file, each line is an option followed by its values; a line that starts with `#` is a comment. Put values that contain
 blanks in quotes. Inside `\"...\"`, the escapes are `\\n`, `\\r`, `\\t`, `\\b`, `\\a`, `\\xHH`, `\\\"` and `\\\\`. `include /path/*.conf` reads
-other files; only the last part of the path may be a pattern. Values are UTF-8 text.
+other files; only the last part of the path may be a pattern. Values are UTF-8 text: a line
+with other bytes is refused, unless it is a comment.
 
 Several lines of `save` or `client-output-buffer-limit` add up. `save` on the command line adds to the file's, as in Redis,
 while `save` in the environment replaces them. `save \"\"` discards all earlier ones.

@@ -31,7 +31,7 @@ use damselfly_base::glob::Glob;
 pub use docs::{docs, help};
 pub use kind::{Kind, OptionError, Value};
 pub use line::{quoted_word, split as split_words};
-pub use load::{Disk, Files, Loaded, Place, Request, StartError, load};
+pub use load::{Disk, Files, Loaded, Place, Request, StartError, load, text_of};
 pub use options::{Access, Changeable, Effect, Opt, Section, find};
 pub use output_limits::{OutputLimit, OutputLimits};
 pub use saving::{SavePoint, SavePoints, ShutdownFlags};

@@ -3,16 +3,39 @@
 //! Words are separated by blanks. `"..."` has the escapes `\n \r \t \b \a \xHH \" \\`; `'...'` only `\'`.
 //! A closing quote must be followed by a blank or the end of the line.
 
-/// Splits `line` into words. Returns `None` if its quotes are not balanced.
-pub fn split(line: &str) -> Option<Vec<String>> {
+/// What is wrong with a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineError {
+    /// A quote is not closed, or text follows the closing quote.
+    Unbalanced,
+    /// Bytes, as they are or as `\xHH`, are not UTF-8.
+    NotText,
+}
+
+impl std::fmt::Display for LineError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Unbalanced => "unbalanced quotes in configuration line",
+            Self::NotText => {
+                "bytes that are not UTF-8 text; passwords with such bytes can be set as SHA-256 with '#' in a user's line"
+            }
+        })
+    }
+}
+
+/// Splits `line` into words.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn split(line: &str) -> Result<Vec<String>, LineError> {
     let mut words = Vec::new();
     let mut rest = line.trim_start_matches(blank);
     while !rest.is_empty() {
-        let (word, after) = first_word(rest)?;
-        words.push(word);
+        let (word, after) = first_word(rest).ok_or(LineError::Unbalanced)?;
+        words.push(String::from_utf8(word).map_err(|_| LineError::NotText)?);
         rest = after.trim_start_matches(blank);
     }
-    Some(words)
+    Ok(words)
 }
 
 /// A word as a line may contain it: quoted if that is necessary.
@@ -47,20 +70,20 @@ fn blank(c: char) -> bool {
     c.is_ascii_whitespace() || c == '\x0b' || c == '\0'
 }
 
-fn first_word(line: &str) -> Option<(String, &str)> {
+fn first_word(line: &str) -> Option<(Vec<u8>, &str)> {
     // Bytes and not characters, because several `\xHH` escapes may form one character.
     let mut word = Vec::new();
     let mut rest = line;
     loop {
         let Some(c) = rest.chars().next() else {
-            return Some((text(word), rest));
+            return Some((word, rest));
         };
         match c {
-            c if blank(c) => return Some((text(word), rest)),
+            c if blank(c) => return Some((word, rest)),
             '"' | '\'' => {
                 rest = quoted(&rest[1..], c, &mut word)?;
                 let closed = rest.chars().next().is_none_or(blank);
-                return closed.then(|| (text(word), rest));
+                return closed.then_some((word, rest));
             }
             c => {
                 word.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
@@ -111,14 +134,9 @@ fn hexadecimal(rest: &str) -> Option<u8> {
     u8::from_str_radix(digits, 16).ok()
 }
 
-fn text(bytes: Vec<u8>) -> String {
-    String::from_utf8(bytes)
-        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{quote, split};
+    use super::{LineError, quote, split};
 
     #[test]
     fn lines_split_into_words_with_quotes_and_escapes() {
@@ -135,10 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn unbalanced_quotes_are_refused() {
+    fn unbalanced_quotes_and_bytes_that_are_no_text_are_refused() {
         for line in [r#"hz "12"#, "hz '12", r#"hz "1"2"#, r#"hz "\"#] {
-            assert_eq!(split(line), None, "{line}");
+            assert_eq!(split(line), Err(LineError::Unbalanced), "{line}");
         }
+        assert_eq!(split(r#"name "\xc3\xbc""#).unwrap(), ["name", "ü"]);
+        assert_eq!(split(r#"name "\xfc""#), Err(LineError::NotText));
     }
 
     #[test]

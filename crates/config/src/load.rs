@@ -9,16 +9,18 @@
 //! `command_line.rs` splits the arguments into one list of words per option, like the lines of a file.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use super::Config;
 use super::command_line::{Arguments, Asked};
 use super::kind::{Kind, OptionError, Value};
+use super::line::{self, LineError};
 use super::options::{self, Effect};
 use super::redis::{self, Lacking};
 use super::settings::UserLine;
-use super::{Config, line};
 use damselfly_base::glob::Glob;
 
 /// How deeply `include` may be nested.
@@ -26,7 +28,6 @@ const INCLUDE_DEPTH_MAX: usize = 16;
 const ENVIRONMENT_PREFIX: &str = "DAMSELFLY_";
 /// Names that begin a line and are not options.
 pub(super) const DIRECTIVES: &[&str] = &["include", "rename-command", "user"];
-pub(super) const UNBALANCED: &str = "unbalanced quotes in configuration line";
 
 /// The request of the command line.
 #[derive(Debug)]
@@ -70,21 +71,21 @@ pub struct Loaded {
 
 /// Access to configuration files.
 pub trait Files {
-    /// The text of a file.
-    fn read(&self, path: &Path) -> io::Result<String>;
+    /// The bytes of a file.
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
     /// The names of the files in a folder, in any order.
     fn list(&self, folder: &Path) -> io::Result<Vec<String>>;
     /// The whole of standard input.
-    fn standard_input(&self) -> io::Result<String>;
+    fn standard_input(&self) -> io::Result<Vec<u8>>;
 }
 
-/// The real files. Bytes that are not UTF-8 (most likely in a comment) are replaced.
+/// The real files.
 #[derive(Clone, Copy, Debug)]
 pub struct Disk;
 
 impl Files for Disk {
-    fn read(&self, path: &Path) -> io::Result<String> {
-        std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        std::fs::read(path)
     }
 
     fn list(&self, folder: &Path) -> io::Result<Vec<String>> {
@@ -94,10 +95,10 @@ impl Files for Disk {
             .collect()
     }
 
-    fn standard_input(&self) -> io::Result<String> {
+    fn standard_input(&self) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
         io::stdin().lock().read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        Ok(bytes)
     }
 }
 
@@ -170,6 +171,21 @@ impl fmt::Display for StartError {
 }
 
 impl std::error::Error for StartError {}
+
+/// An argument or the value of a variable as text.
+///
+/// # Errors
+/// It is not UTF-8.
+pub fn text_of(place: Place, value: OsString) -> Result<String, StartError> {
+    let why = LineError::NotText.to_string();
+    let refused = |value: OsString| {
+        let text = value.to_string_lossy();
+        // Only a name may be shown, since a value may be a password.
+        let option = text.split('=').next().filter(|name| name.starts_with("--"));
+        refused(place, option.unwrap_or("(a value)"), &why)
+    };
+    value.into_string().map_err(refused)
+}
 
 /// Loads the configuration from `args` (without the program's name), `environment` and the files that `args` names.
 pub fn load(
@@ -263,20 +279,22 @@ impl<'a, F: Files> Loader<'a, F> {
         self.text(path, &text, depth)
     }
 
-    fn text(&mut self, path: &Path, text: &str, depth: usize) -> Result<(), StartError> {
-        for (index, raw) in text.lines().enumerate() {
-            let raw = raw.trim_matches([' ', '\t', '\r', '\n']);
-            if raw.is_empty() || raw.starts_with('#') {
+    fn text(&mut self, path: &Path, text: &[u8], depth: usize) -> Result<(), StartError> {
+        for (index, raw) in text.split(|&byte| byte == b'\n').enumerate() {
+            let raw = raw.trim_ascii();
+            if raw.is_empty() || raw.starts_with(b"#") {
                 continue;
             }
             let place = Place::File {
                 path: path.to_owned(),
                 line: index + 1,
             };
-            let Some(words) = line::split(raw) else {
-                let option = raw.split([' ', '\t']).next().unwrap_or_default();
-                return Err(refused(place, option, UNBALANCED));
-            };
+            let text = std::str::from_utf8(raw).map_err(|_| LineError::NotText);
+            let words = text.and_then(line::split).map_err(|why| {
+                let option = raw.split(u8::is_ascii_whitespace).next();
+                let option = String::from_utf8_lossy(option.unwrap_or_default());
+                refused(place.clone(), &option, &why.to_string())
+            })?;
             self.line(&place, &words, depth)?;
         }
         Ok(())

@@ -13,12 +13,20 @@ impl Config {
     /// Returns `existing`, the text of a file, changed so that it gives this configuration, and so that `users` are its lines of users.
     ///
     /// Files that `existing` includes are not read: later lines override what they set.
-    pub fn rewrite(&self, existing: &str, users: &[String]) -> String {
+    pub fn rewrite(&self, existing: &[u8], users: &[String]) -> Vec<u8> {
+        let existing = existing.strip_suffix(b"\n").unwrap_or(existing);
+        let existing: Vec<&[u8]> = match existing.is_empty() {
+            true => Vec::new(),
+            false => existing.split(|&byte| byte == b'\n').collect(),
+        };
         // `None` stands for a line that is removed; one line may become several.
-        let mut lines: Vec<Option<String>> =
-            existing.lines().map(|line| Some(line.to_owned())).collect();
+        let mut lines: Vec<Option<Vec<u8>>> = existing
+            .iter()
+            .map(|line| Some(line.strip_suffix(b"\r").unwrap_or(line).to_vec()))
+            .collect();
         let mut appended: Vec<String> = Vec::new();
-        let set: Vec<Option<(&Opt, Vec<String>)>> = existing.lines().map(option_of).collect();
+        let set: Vec<Option<(&Opt, Vec<String>)>> =
+            existing.iter().map(|line| option_of(line)).collect();
         for option in options::all() {
             let (places, given): (Vec<usize>, Vec<&[String]>) = set
                 .iter()
@@ -37,49 +45,49 @@ impl Config {
                 appended.extend(new);
                 continue;
             };
-            lines[*first] = (!new.is_empty()).then(|| new.join("\n"));
+            lines[*first] = (!new.is_empty()).then(|| new.join("\n").into_bytes());
             for other in others {
                 lines[*other] = None;
             }
         }
         replace_users(&mut lines, users, &mut appended);
-        let mut text: Vec<String> = lines.into_iter().flatten().collect();
-        if !appended.is_empty() && !text.iter().any(|line| line == MARKER) {
-            text.extend([String::new(), MARKER.to_owned()]);
+        let mut text: Vec<Vec<u8>> = lines.into_iter().flatten().collect();
+        if !appended.is_empty() && !text.iter().any(|line| line == MARKER.as_bytes()) {
+            text.extend([Vec::new(), MARKER.into()]);
         }
-        text.extend(appended);
-        text.join("\n") + "\n"
+        text.extend(appended.into_iter().map(String::into_bytes));
+        text.push(Vec::new());
+        text.join(&b'\n')
     }
 }
 
 /// Puts `users` in the places of the lines that define users, and after them what is left. Lines in excess are removed.
-fn replace_users(lines: &mut [Option<String>], users: &[String], appended: &mut Vec<String>) {
+fn replace_users(lines: &mut [Option<Vec<u8>>], users: &[String], appended: &mut Vec<String>) {
     let mut users = users.iter().cloned();
-    let defines_user = |raw: &str| {
-        let raw = raw.trim_start();
-        let words = line::split(raw).filter(|_| !raw.starts_with('#'));
-        words.is_some_and(|words| {
-            words
-                .first()
-                .is_some_and(|word| word.eq_ignore_ascii_case("user"))
-        })
+    let defines_user = |raw: &[u8]| {
+        let words = words_of(raw).unwrap_or_default();
+        let first = words.first();
+        first.is_some_and(|word| word.eq_ignore_ascii_case("user"))
     };
     for line in lines {
         if line.as_deref().is_some_and(defines_user) {
-            *line = users.next();
+            *line = users.next().map(String::into_bytes);
         }
     }
     appended.extend(users);
 }
 
 /// The option that a line of a file sets, and the words of the line.
-fn option_of(raw: &str) -> Option<(&'static Opt, Vec<String>)> {
-    let raw = raw.trim_start();
-    if raw.starts_with('#') {
-        return None;
-    }
-    let words = line::split(raw)?;
+fn option_of(raw: &[u8]) -> Option<(&'static Opt, Vec<String>)> {
+    let words = words_of(raw)?;
     Some((find(words.first()?)?, words))
+}
+
+/// The words of a line of a file, unless it is a comment or wrong.
+fn words_of(raw: &[u8]) -> Option<Vec<String>> {
+    let text = std::str::from_utf8(raw.trim_ascii_start()).ok()?;
+    let words = (!text.starts_with('#')).then(|| line::split(text))?;
+    words.ok()
 }
 
 /// The lines that set `option` to `value`, which has the form of CONFIG GET.

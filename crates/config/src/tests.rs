@@ -57,9 +57,9 @@ notify-keyspace-events ""
 struct Memory(HashMap<&'static str, &'static str>);
 
 impl Files for Memory {
-    fn read(&self, path: &Path) -> io::Result<String> {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let text = path.to_str().and_then(|path| self.0.get(path));
-        text.map(|text| (*text).to_owned())
+        text.map(|text| (*text).into())
             .ok_or(io::ErrorKind::NotFound.into())
     }
 
@@ -75,7 +75,7 @@ impl Files for Memory {
             .collect())
     }
 
-    fn standard_input(&self) -> io::Result<String> {
+    fn standard_input(&self) -> io::Result<Vec<u8>> {
         self.read(Path::new("-"))
     }
 }

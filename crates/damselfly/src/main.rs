@@ -7,10 +7,11 @@ mod logging;
 mod restore_to;
 mod supervisor;
 
+use std::ffi::OsStr;
 use std::path::Path;
 use std::process::ExitCode;
 
-use damselfly_config::{Config, Disk, Loaded, Request, Supervised};
+use damselfly_config::{Config, Disk, Loaded, Place, Request, StartError, Supervised, text_of};
 use damselfly_server::event_loop::open_files;
 use damselfly_server::signals::Signals;
 use damselfly_server::start::Server;
@@ -36,14 +37,28 @@ fn implied_option(program: Option<&str>) -> Option<String> {
     Some(String::from(*option))
 }
 
-fn main() -> ExitCode {
-    let text = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
-    let mut args = std::env::args_os().map(text);
+/// What the arguments and the environment ask for.
+fn asked() -> Result<Request, StartError> {
+    let mut args = std::env::args_os();
     let name = args.next();
-    let args = implied_option(name.as_deref()).into_iter().chain(args);
-    let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value)));
-    let request = damselfly_config::load(args, variables, &Disk);
-    let loaded = match request {
+    let name = name.as_deref().and_then(OsStr::to_str);
+    let args: Vec<String> = args
+        .map(|arg| text_of(Place::CommandLine, arg))
+        .collect::<Result<_, _>>()?;
+    let args = implied_option(name).into_iter().chain(args);
+    let mut variables = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        // Others are not read.
+        if let Some(name) = name.to_str().filter(|name| name.starts_with("DAMSELFLY_")) {
+            let value = text_of(Place::Environment(name.to_owned()), value)?;
+            variables.push((name.to_owned(), value));
+        }
+    }
+    damselfly_config::load(args, variables, &Disk)
+}
+
+fn main() -> ExitCode {
+    let loaded = match asked() {
         Ok(Request::Help) => {
             print!("{}", damselfly_config::help());
             return ExitCode::SUCCESS;

@@ -375,17 +375,41 @@ fn random_lines_never_panic() {
                 &Memory(HashMap::new()),
             );
             if let Ok(Request::Run(loaded)) = loaded {
-                loaded.config.rewrite(&text, &[]);
+                loaded.config.rewrite(text.as_bytes(), &[]);
             }
         };
         apply(text.split(' ').map(str::to_owned).collect());
-        if let Some(words) = line::split(&text) {
+        if let Ok(words) = line::split(&text) {
             let _ = load::apply_lines(&[&words]);
             apply(words);
         }
-        Config::default().rewrite(&text, &[]);
+        Config::default().rewrite(text.as_bytes(), &[]);
         let (name, value) = text.split_once(' ').unwrap_or((&text, ""));
         let _ = Config::default().set(&[(name.as_bytes(), value.as_bytes())], Origin::Remote);
         Config::default().get(&[text.as_bytes()]);
     }
+}
+
+/// Bug: bytes that are not UTF-8 were replaced, so different passwords became the same one.
+#[test]
+fn bytes_that_are_no_text_are_refused() {
+    let file = [("/r.conf", "port 0\nrequirepass \"\\xe9\"\n")];
+    let error = start("/r.conf", &[], &file).unwrap_err();
+    assert!(
+        error.starts_with("/r.conf, line 2: option 'requirepass': bytes that are not UTF-8"),
+        "{error}"
+    );
+    let path = std::env::temp_dir().join(format!("damselfly-bytes-{}.conf", std::process::id()));
+    let loaded = |text: &[u8]| {
+        std::fs::write(&path, text).unwrap();
+        let request = load([path.display().to_string()], [], &Disk);
+        std::fs::remove_file(&path).unwrap();
+        request.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(loaded(b"# caf\xe9\ntimeout 1\n"), Ok(()));
+    let error = loaded(b"\nrequirepass \xe9\n").unwrap_err();
+    assert!(
+        error.contains(", line 2: option 'requirepass': bytes that are not UTF-8"),
+        "{error}"
+    );
 }

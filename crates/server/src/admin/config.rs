@@ -410,9 +410,9 @@ fn rewrite(context: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> Res
 /// Changes the file so that it gives this configuration and these `user` lines.
 fn rewrite_file(path: &Path, config: &Config, users: &[String]) -> io::Result<()> {
     let existing = match fs::read(path) {
-        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(error),
     };
-    replace_file(path, config.rewrite(&existing, users).as_bytes())
+    replace_file(path, &config.rewrite(&existing, users))
 }

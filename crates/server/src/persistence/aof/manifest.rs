@@ -55,7 +55,7 @@ impl Manifest {
             let wrong = |why: &str| format!("line {}: {why}: {line}", index + 1);
             let malformed = || wrong("Invalid AOF manifest file format");
             let (mut name, mut number, mut kind) = (None, None, None);
-            let mut words = split_words(line).ok_or_else(malformed)?.into_iter();
+            let mut words = split_words(line).map_err(|_| malformed())?.into_iter();
             while let Some(word) = words.next() {
                 let value = words.next().ok_or_else(malformed)?;
                 match word.as_str() {
