@@ -104,14 +104,20 @@ impl Users {
         self.replace(&self.default, user);
     }
 
+    /// The default user that no file defines: unrestricted, with the password `requirepass`.
+    pub(super) fn initial_default(&self, config: &Config) -> User {
+        let mut user = User::unrestricted(self.new_users());
+        user.set_only_password(config.requirepass.as_bytes());
+        user
+    }
+
     /// The `user` lines for the configuration file, if it needs any: the users are not in an `aclfile`, and there is more to say than what
     /// `requirepass` does.
     ///
     /// # Errors
     /// A rule or a name is no text, so that the file could not give it again.
     pub fn config_lines(&self, config: &Config) -> Result<Vec<String>, String> {
-        let mut initial = User::unrestricted(self.new_users());
-        initial.set_only_password(config.requirepass.as_bytes());
+        let initial = self.initial_default(config);
         let all = self.all();
         let is_initial = all.len() == 1 && *self.default.user() == initial;
         if !config.aclfile.is_empty() || is_initial {

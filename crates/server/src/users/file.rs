@@ -4,7 +4,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use damselfly_acl::{Definition, User, parse_file};
+use damselfly_acl::{Definition, parse_file};
 use damselfly_base::CommandError;
 
 use super::{Account, DEFAULT, Users};
@@ -35,9 +35,6 @@ impl Users {
                     self.by_name().insert(name, account);
                 }
             }
-        }
-        if !self.by_name().contains_key(DEFAULT) {
-            self.replace(&self.default, User::unrestricted(self.new_users()));
         }
     }
 

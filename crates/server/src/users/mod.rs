@@ -262,7 +262,7 @@ impl Users {
     /// client `own_id` must be closed.
     fn replace_all(&self, shared: &Shared, mut users: Definition, own_id: u64) -> bool {
         let default = users.remove(DEFAULT);
-        let default = default.unwrap_or_else(|| User::unrestricted(self.new_users()));
+        let default = default.unwrap_or_else(|| self.initial_default(&shared.config()));
         let mut by_name = self.by_name();
         let before = self.default.user();
         self.replace(&self.default, default);

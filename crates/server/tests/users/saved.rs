@@ -41,6 +41,26 @@ fn users_are_saved_and_loaded() {
     let _ = std::fs::remove_dir_all(folder);
 }
 
+/// Bug: after ACL LOAD of a file without a line for the default user, nobody needed the password any more.
+#[test]
+fn a_file_without_the_default_user_leaves_it_its_password() {
+    let folder = tempfile_folder("acl-default");
+    let path = folder.join("users.acl");
+    std::fs::write(&path, "user bob on >x ~* +@all\n").unwrap();
+    let server = TestServer::with(|config| {
+        config.aclfile = path.display().to_string();
+        config.requirepass = "pw".to_owned();
+    });
+    let (mut bob, mut anybody) = (server.client(), server.client());
+    assert_eq!(bob.run("AUTH bob x"), "OK");
+    assert!(anybody.run("GET a").contains("NOAUTH"));
+    bob.run("ACL LOAD");
+    assert!(anybody.run("GET a").contains("NOAUTH"));
+    assert!(server.client().run("GET a").contains("NOAUTH"));
+    assert_eq!(server.client().run("AUTH pw"), "OK");
+    let _ = std::fs::remove_dir_all(folder);
+}
+
 fn tempfile_folder(name: &str) -> std::path::PathBuf {
     let folder = std::env::temp_dir().join(format!("damselfly-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
