@@ -19,6 +19,18 @@ pub fn now_ms() -> i64 {
         .map_or(0, |elapsed| elapsed.as_millis() as i64)
 }
 
+/// The time at which it was first asked for, in one turn of a thread.
+#[derive(Debug, Default)]
+pub struct TurnTime(Option<i64>);
+
+impl TurnTime {
+    /// Milliseconds since the epoch.
+    #[inline]
+    pub fn ms(&mut self) -> i64 {
+        *self.0.get_or_insert_with(now_ms)
+    }
+}
+
 /// Microseconds since the epoch.
 pub fn now_us() -> i64 {
     SystemTime::now()

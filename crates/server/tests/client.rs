@@ -546,3 +546,42 @@ fn an_http_request_closes_the_connection_without_a_reply() {
     let expected = "(error) ERR unknown command 'Host', with args beginning with: 'x' ";
     assert_eq!(client.receive(), expected);
 }
+
+/// Bug: a client was idle since its last request, even if it had got something since. So clients were closed right after they had been given what
+/// they had waited for.
+#[test]
+fn a_client_is_not_idle_when_it_gets_something() {
+    let server = TestServer::with(|config| config.timeout_s = 1);
+    let (mut waiter, mut tracker, mut other) = (server.client(), server.client(), server.client());
+    tracker.run("HELLO 3");
+    assert_eq!(tracker.run("CLIENT TRACKING ON BCAST"), "OK");
+    waiter.send("BLPOP list 0");
+    for _ in 0..30 {
+        assert_eq!(other.run("SET key x"), "OK");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    other.run("RPUSH list x");
+    assert!(waiter.receive().contains('x'));
+    // Longer than the thread takes to find idle clients.
+    std::thread::sleep(Duration::from_millis(700));
+    assert_eq!(waiter.run("PING"), "PONG");
+    tracker.send("PING");
+    let mut received = String::new();
+    while !received.contains("PONG") {
+        received = tracker.receive();
+    }
+    // All others are closed.
+    assert!(other.until_closed().is_empty());
+}
+
+/// Bug: the reply of WAIT came in spite of CLIENT REPLY SKIP, so each later reply was taken for another one.
+#[test]
+fn a_skipped_reply_is_skipped_though_it_comes_late() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    for wait in ["WAIT 1 50", "BLPOP list 0.05", "WAIT 0 0", "PING"] {
+        client.send("CLIENT REPLY SKIP");
+        client.send(wait);
+        assert_eq!(client.text("ECHO x"), "x", "{wait}");
+    }
+}

@@ -208,6 +208,8 @@ pub(super) fn drop_unwanted(session: &mut Session, reply: &mut Reply<'_>, mark: 
     match session.replies {
         Replies::On => return,
         Replies::Off | Replies::SkipNext => {}
+        // WAIT and WAITAOF have yet to write theirs.
+        Replies::SkipThis if session.disk_wait.is_some() => {}
         Replies::SkipThis => session.replies = Replies::On,
     }
     reply.truncate_to(mark);

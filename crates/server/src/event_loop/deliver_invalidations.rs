@@ -14,8 +14,11 @@ use crate::observers::client_tracking::{
 use crate::observers::invalidation::{Invalidation, PendingInvalidation};
 use crate::threads::Message;
 
-/// Changed keys for clients that track prefixes, each with the id of the client that last changed it. Keys that arrive together are
-/// sent together, as in Redis.
+/// No client has this id.
+const NOBODY: u64 = 0;
+
+/// Changed keys for clients that track prefixes, each with the id of the client that changed it, or [`NOBODY`] if several did. Keys that
+/// arrive together are sent together, as in Redis.
 pub(super) type Prefixed = BTreeMap<Arc<[u8]>, u64>;
 
 impl Worker {
@@ -38,7 +41,11 @@ impl Worker {
                     }
                 }
                 Invalidation::Prefixed { key, actor } => {
-                    prefixed.insert(key, actor);
+                    // A change by anybody else is news to each of them.
+                    let last = prefixed.entry(key).or_insert(actor);
+                    if *last != actor {
+                        *last = NOBODY;
+                    }
                 }
                 Invalidation::Everything { but } => self.invalidate_everything(but),
             }

@@ -35,7 +35,7 @@ use slab::Slab;
 
 use self::contention::Contention;
 use self::spares::SpareOutputs;
-use crate::clock;
+use crate::clock::{self, TurnTime};
 use crate::dispatch::Dispatcher;
 use crate::event_loop::connection::Connection;
 use crate::event_loop::input::{Batch, Next, Stall};
@@ -85,6 +85,7 @@ pub struct Worker {
     scratch: Vec<u8>,
     batch: Batch,
     spare_outputs: SpareOutputs,
+    turn_time: TurnTime,
     /// A buffer for the replies of scripts.
     script_reply: Vec<u8>,
     /// There may be more of a file to load.
@@ -123,6 +124,7 @@ impl Worker {
             scratch: Vec::new(),
             batch: Batch::default(),
             spare_outputs: SpareOutputs::default(),
+            turn_time: TurnTime::default(),
             script_reply: Vec::new(),
             has_chunks: false,
             nested_turns: 0,
@@ -210,6 +212,7 @@ impl Worker {
     }
 
     fn turn(&mut self, events: &Events) {
+        self.turn_time = TurnTime::default();
         self.dispatcher.refresh_config();
         for event in events {
             match event.token() {

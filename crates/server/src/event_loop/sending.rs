@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::Worker;
-use crate::clock;
 use crate::event_loop::input::{Next, Stall};
 use crate::gate::Reasons;
 use crate::persistence::aof;
@@ -159,10 +158,15 @@ impl Worker {
         };
         let sent_all = connection.unsent() == 0;
         if before > 0 {
+            let client = &connection.session.client;
+            if sent > 0 {
+                // As in Redis: a client is active when it gets something, which may be long after its request.
+                client.active_ms.store(self.turn_time.ms(), Relaxed);
+            }
             let counters = &self.shared.threads[self.index].counters;
             counters.writes.add(1);
             counters.output_bytes.add(sent as u64);
-            connection.session.client.count_bytes(0, sent as u64);
+            client.count_bytes(0, sent as u64);
         }
         if sent_all {
             connection.over_soft_limit_since = None;
@@ -170,10 +174,6 @@ impl Worker {
             self.spare_outputs
                 .take_back(std::mem::take(&mut connection.output));
         } else {
-            if connection.unsent() < before {
-                let now_ms = clock::now_ms();
-                connection.session.client.active_ms.store(now_ms, Relaxed);
-            }
             self.check_output_limit(key);
         }
         self.end_flush(key, sent_all);

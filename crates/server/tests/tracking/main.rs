@@ -63,6 +63,20 @@ fn send(client: &mut Client, words: &[&str]) {
     client.send_bytes(&request);
 }
 
+/// Bug: another client's change was not told to a client with NOLOOP whose own waiting command took some of it at once.
+#[test]
+fn a_change_by_two_clients_is_told_to_both() {
+    let server = TestServer::start();
+    let (mut client, mut other) = (tracker(&server, "BCAST NOLOOP"), server.client());
+    client.send("BLPOP list 0");
+    until("the client waits", || {
+        other.text("INFO clients").contains("blocked_clients:1")
+    });
+    other.run("RPUSH list 1 2 3");
+    let both = [client.receive(), client.receive()].concat();
+    assert!(both.contains("invalidate") && both.contains('1'), "{both}");
+}
+
 /// Waits until the server keeps nothing of former trackers.
 fn until_nothing_is_left(server: &TestServer) {
     let shared = server.shared();
