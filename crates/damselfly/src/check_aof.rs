@@ -43,6 +43,9 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     }
     let text = std::fs::read_to_string(path)?;
     let manifest = Manifest::parse(&text).map_err(io::Error::other)?;
+    if manifest.files().next().is_none() {
+        return Err(io::Error::other("it names no files"));
+    }
     let folder = path.parent().unwrap_or(Path::new("."));
     Ok(manifest
         .files()
@@ -63,6 +66,12 @@ fn check_one(path: &Path, fixes: bool) -> io::Result<bool> {
     };
     println!("{shown}: {fault}");
     if !fixes {
+        return Ok(false);
+    }
+    if report.is_in_rdb {
+        println!(
+            "{shown}: nothing was cut, since that would remove all data. Restore the file from a copy; if only the checksum is wrong, a server with 'rdbchecksum no' loads it"
+        );
         return Ok(false);
     }
     truncate(path, report.good)?;

@@ -1,6 +1,6 @@
 //! `damselfly --restore-to TIME --dir SOURCE --into DIRECTORY`: copies an append-only file as it was at a moment.
 //!
-//! The increments must have times (`aof-timestamp-enabled`). Everything up to the end of the given second is copied; a server that is
+//! The changes must have times (`aof-timestamp-enabled`). Everything up to the end of the given second is copied; a server that is
 //! started in DIRECTORY with `appendonly yes` has the data of that moment.
 
 use std::fs::{self, File};
@@ -37,11 +37,19 @@ fn restore(second: i64, source: &Path, into: &Path) -> Result<String, String> {
     let text = fs::read_to_string(&path).map_err(|error| failed(&path, error))?;
     let manifest = Manifest::parse(&text).map_err(|why| format!("{}: {why}", path.display()))?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let moments = moments(folder, &manifest).map_err(|error| failed(folder, error))?;
-    let base = manifest.base.as_ref();
-    let base_second = base.and_then(|base| created(&folder.join(&base.name)));
-    let earliest = base_second.or(moments.first().map(|moment| moment.second));
-    let latest = moments.last().map(|moment| moment.second).or(base_second);
+    let base = match &manifest.base {
+        Some(entry) => base(&folder.join(&entry.name))?,
+        None => Base::default(),
+    };
+    let (moments, begins_without_time) =
+        moments(folder, &manifest).map_err(|error| failed(folder, error))?;
+    // Nobody knows when changes without a time were made: at least before the first time behind them.
+    let earliest = match base.ends_without_time || begins_without_time {
+        true => None,
+        false => base.second,
+    };
+    let earliest = earliest.or(moments.first().map(|moment| moment.second));
+    let latest = moments.last().map(|moment| moment.second).or(earliest);
     let (Some(earliest), Some(latest)) = (earliest, latest) else {
         return Err(String::from(
             "the files have no times: set aof-timestamp-enabled to 'yes' before the moments that are to be restored",
@@ -85,8 +93,12 @@ fn restore(second: i64, source: &Path, into: &Path) -> Result<String, String> {
         file.sync_all()
     });
     written.map_err(|error| failed(&target, error))?;
+    let option = match name.to_string_lossy().strip_suffix(".manifest") {
+        Some("appendonly.aof") | None => String::new(),
+        Some(other) => format!(" --appendfilename {other}"),
+    };
     Ok(format!(
-        "restored the data of second {second} into {}: start a server with --dir {} --appendonly yes",
+        "restored the data of second {second} into {}: start a server with --dir {} --appendonly yes{option}",
         target.display(),
         into.display()
     ))
@@ -120,8 +132,9 @@ fn manifest_in(source: &Path) -> Result<PathBuf, String> {
     }
 }
 
-fn moments(folder: &Path, manifest: &Manifest) -> io::Result<Vec<Moment>> {
-    let mut moments = Vec::new();
+/// The times in the increments, and whether changes come before the first of them.
+fn moments(folder: &Path, manifest: &Manifest) -> io::Result<(Vec<Moment>, bool)> {
+    let (mut moments, mut begins_without_time) = (Vec::new(), false);
     for (index, entry) in manifest.increments.iter().enumerate() {
         let file = File::open(folder.join(&entry.name))?;
         let mut reader = Reader::new(BufReader::with_capacity(1 << 20, file), 0);
@@ -132,23 +145,65 @@ fn moments(folder: &Path, manifest: &Manifest) -> io::Result<Vec<Moment>> {
                     second,
                     at: (index, offset),
                 }),
-                Ok(Item::Command(_)) => {}
+                Ok(Item::Command(args)) => {
+                    begins_without_time |= moments.is_empty() && is_change(&args);
+                }
                 // What follows a fault has no time.
                 Ok(Item::End) | Err(_) => break,
             }
         }
     }
-    Ok(moments)
+    Ok((moments, begins_without_time))
 }
 
-/// When a base was created.
-fn created(path: &Path) -> Option<i64> {
+/// True unless the command only chooses the database for those behind it.
+fn is_change(args: &[Vec<u8>]) -> bool {
+    !args[0].eq_ignore_ascii_case(b"select")
+}
+
+/// What a base says about time.
+#[derive(Default)]
+struct Base {
+    /// The last time in it: of its creation, if it is no former file of commands.
+    second: Option<i64>,
+    /// It has changes whose time is not known.
+    ends_without_time: bool,
+}
+
+/// Reads all of a base.
+fn base(path: &Path) -> Result<Base, String> {
+    let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let mut file = File::open(path).map_err(|error| failed(&error))?;
+    let mut base = Base::default();
     let mut head = Vec::new();
-    File::open(path)
-        .ok()?
-        .take(512)
-        .read_to_end(&mut head)
-        .ok()?;
+    let read = (&mut file).take(512).read_to_end(&mut head);
+    read.map_err(|error| failed(&error))?;
+    let mut offset = 0;
+    if head.starts_with(b"REDIS") {
+        base.second = created(&head);
+        file.rewind().map_err(|error| failed(&error))?;
+        let checked = damselfly_rdb::check(BufReader::new(&mut file));
+        if let Some(fault) = checked.fault {
+            return Err(failed(&format!("the base is broken: {fault}")));
+        }
+        offset = checked.bytes;
+    }
+    file.seek(SeekFrom::Start(offset))
+        .map_err(|error| failed(&error))?;
+    let mut reader = Reader::new(BufReader::with_capacity(1 << 20, file), offset);
+    let mut has_time = false;
+    loop {
+        match reader.next_item() {
+            Ok(Item::Time(second)) => (base.second, has_time) = (Some(second), true),
+            Ok(Item::Command(args)) => base.ends_without_time |= !has_time && is_change(&args),
+            Ok(Item::End) => return Ok(base),
+            Err(fault) => return Err(failed(&format!("the base is broken: {fault}"))),
+        }
+    }
+}
+
+/// When a base was created that begins with these bytes of an RDB file.
+fn created(head: &[u8]) -> Option<i64> {
     let at = head.windows(5).position(|bytes| bytes == b"ctime")? + 5;
     // An integer of four bytes, or a text.
     match head.get(at)? {

@@ -119,3 +119,27 @@ fn files_that_can_not_be_read_are_an_error() {
         "{text}"
     );
 }
+
+/// Bug: `--fix` cut a base to nothing, because of a bit of its checksum.
+#[test]
+fn a_broken_base_is_not_cut() {
+    let scratch = ScratchFolder::create().unwrap();
+    let folder = scratch.path();
+    let (base, manifest) = ("a.1.base.rdb", "a.manifest");
+    let rdb = b"REDIS0010\xff\0\0\0\0\0\0\0\x01";
+    fs::write(folder.join(base), rdb).unwrap();
+    fs::write(folder.join(manifest), format!("file {base} seq 1 type b\n")).unwrap();
+    for path in [base, manifest] {
+        let (is_good, report) = check(folder, &["--check-aof", "--fix", path]);
+        assert!(!is_good && report.contains("nothing was cut"), "{report}");
+        assert_eq!(fs::read(folder.join(base)).unwrap(), rdb);
+    }
+}
+
+#[test]
+fn a_manifest_without_files_is_an_error() {
+    let scratch = ScratchFolder::create().unwrap();
+    fs::write(scratch.path().join("a.manifest"), "").unwrap();
+    let (is_good, text) = check(scratch.path(), &["--check-aof", "a.manifest"]);
+    assert!(!is_good && text.contains("it names no files"), "{text}");
+}

@@ -303,6 +303,44 @@ fn saves_of_several_clients_run_one_after_another() {
     assert_eq!(field(&mut server.connect(), "rdb_saves"), "8");
 }
 
+/// Bug: during a rewrite, BGSAVE SCHEDULE and SAVE said that a save was in progress.
+#[test]
+fn a_save_can_be_asked_for_during_a_rewrite() {
+    let server = start(&[]);
+    let mut connection = server.connect();
+    for number in 0..20 {
+        say(&mut connection, &format!("SET key:{number} value"));
+    }
+    say(&mut connection, "CONFIG SET rdb-key-save-delay 100000");
+    let saves: u32 = field(&mut connection, "rdb_saves").parse().unwrap();
+    assert!(say(&mut connection, "BGREWRITEAOF").contains("started"));
+    let refused = say(&mut connection, "BGSAVE");
+    assert!(
+        refused.starts_with(
+            "(error) ERR Another child process is active (AOF?): can't BGSAVE right now"
+        ),
+        "{refused}"
+    );
+    say(&mut connection, "CONFIG SET rdb-key-save-delay 0");
+    let scheduled = "Background saving scheduled";
+    assert_eq!(say(&mut connection, "BGSAVE SCHEDULE"), scheduled);
+    say(&mut connection, "MULTI");
+    say(&mut connection, "BGSAVE");
+    assert_eq!(say(&mut connection, "EXEC"), format!("1) {scheduled}"));
+    assert_eq!(say(&mut connection, "SAVE"), "OK");
+    until("it has saved", || {
+        field(&mut connection, "rdb_saves").parse::<u32>().unwrap() >= saves + 2
+    });
+    assert_eq!(strings(&dump(&server)).len(), 20);
+}
+
+/// Bug: the folder itself was taken for the snapshot.
+#[test]
+fn a_server_starts_without_a_name_for_snapshots() {
+    let server = start(&["--dbfilename", "", "--save", ""]);
+    assert_eq!(say(&mut server.connect(), "DBSIZE"), "(integer) 0");
+}
+
 #[test]
 fn bgsave_says_what_it_does() {
     let server = start(&[]);

@@ -595,9 +595,6 @@ fn collection_of<'e, C: Collection>(
 ) -> Result<Option<C::Ref<'e>>, CommandError> {
     match entry {
         None => Ok(None),
-        Some(entry) => match C::view(entry) {
-            Some(value) => Ok(Some(value)),
-            None => Err(CommandError::WrongType),
-        },
+        Some(entry) => C::view(entry).map(Some).ok_or(CommandError::WrongType),
     }
 }

@@ -1,5 +1,6 @@
 //! What is in the files: they are loaded, by Redis, too, cut, and restored to a moment.
 
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -288,41 +289,102 @@ fn the_state_of_a_second_is_restored() {
         thread::sleep(Duration::from_millis(1100));
     }
     drop(server);
-    let restore = |second: i64| {
-        let dir = folder.path().display().to_string();
-        let target = into.path().join(second.to_string());
-        let mut command = program.command(into.path(), &[]);
-        let done = std::process::Command::new(command.get_program())
-            .args([
-                "--restore-to",
-                &second.to_string(),
-                "--dir",
-                &dir,
-                "--into",
-                &target.display().to_string(),
-            ])
-            .output()
-            .unwrap();
-        let _ = &mut command;
-        (done, target)
-    };
     for (index, second) in seconds.iter().enumerate() {
-        let (done, target) = restore(*second);
-        assert!(
-            done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stderr)
-        );
+        let target = into.path().join(second.to_string());
+        restore(*second, folder.path(), &target).unwrap();
         let server = start(&program, &target, &[]);
         let value = server.connect().call(&["GET", "k"]).unwrap().to_string();
         assert_eq!(value, format!("\"{}\"", index + 1));
     }
-    let (done, _) = restore(1);
-    let text = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(
-        !done.status.success() && text.contains("the earliest is"),
-        "{text}"
-    );
+    let text = restore(1, folder.path(), &into.path().join("none")).unwrap_err();
+    assert!(text.contains("the earliest is"), "{text}");
+}
+
+/// Runs `--restore-to`.
+fn restore(second: i64, source: &Path, into: &Path) -> Result<String, String> {
+    let mut command = Program::subject().command(Path::new("."), &[]);
+    let (second, source, into) = (second.to_string(), source.display(), into.display());
+    command.args(["--restore-to", &second]);
+    command.args(["--dir", &source.to_string(), "--into", &into.to_string()]);
+    let done = command.output().unwrap();
+    let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+    match done.status.success() {
+        true => Ok(text(&done.stdout)),
+        false => Err(text(&done.stderr)),
+    }
+}
+
+/// Bug: changes without a time, before the first one that has a time, counted as the state at the creation of the base.
+#[test]
+fn changes_without_a_time_are_only_in_moments_after_them() {
+    let scratch = ScratchFolder::create().unwrap();
+    let set = |key: &str| request(&["SET", key, "x"]);
+    let incomplete = request(&["SELECT", "0"]);
+    let timed = [&b"#TS:2000000000\r\n"[..], &set("later")].concat();
+    for (index, (base, increment, earliest)) in [
+        // Commands, as in an old single file.
+        (set("base"), timed.clone(), 2_000_000_000),
+        // A base that a rewrite made.
+        (
+            [&b"#TS:1900000000\r\n"[..], &set("base")].concat(),
+            timed.clone(),
+            1_900_000_000,
+        ),
+        // A change from before the option was turned on.
+        (
+            b"#TS:1900000000\r\n".to_vec(),
+            [set("early"), timed.clone()].concat(),
+            2_000_000_000,
+        ),
+        (
+            b"#TS:1900000000\r\n".to_vec(),
+            [incomplete, timed].concat(),
+            1_900_000_000,
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let source = scratch.path().join(format!("source-{index}"));
+        let folder = source.join("somewhere");
+        std::fs::create_dir_all(&folder).unwrap();
+        let write = |name: &str, bytes: &[u8]| std::fs::write(folder.join(name), bytes).unwrap();
+        write("f.aof.1.base.aof", &base);
+        write("f.aof.1.incr.aof", &increment);
+        let manifest = "file f.aof.1.base.aof seq 1 type b\nfile f.aof.1.incr.aof seq 1 type i\n";
+        write("f.aof.manifest", manifest.as_bytes());
+        let target = |name: &str| scratch.path().join(format!("{name}-{index}"));
+        let error = restore(earliest - 1, &source, &target("before")).unwrap_err();
+        assert!(
+            error.contains(&format!(
+                "the earliest is {earliest}, the latest is 2000000000"
+            )),
+            "{error}"
+        );
+        let text = restore(earliest, &source, &target("at")).unwrap();
+        assert!(text.contains("--appendfilename f.aof"), "{text}");
+        let options = ["--appendfilename", "f.aof"];
+        let server = start(&Program::subject(), &target("at"), &options);
+        let later = integer(&mut server.connect(), &["EXISTS", "later"]);
+        assert_eq!(later == 1, earliest == 2_000_000_000, "case {index}");
+    }
+}
+
+/// Bug: it was taken for a file of commands, and cut.
+#[test]
+fn a_base_that_is_no_rdb_file_is_refused() {
+    for content in ["", "RED"] {
+        let folder = ScratchFolder::create().unwrap();
+        let files = folder.path().join("appendonlydir");
+        std::fs::create_dir(&files).unwrap();
+        let name = "appendonly.aof.1.base.rdb";
+        std::fs::write(files.join(name), content).unwrap();
+        let manifest = format!("file {name} seq 1 type b\n");
+        std::fs::write(files.join("appendonly.aof.manifest"), manifest).unwrap();
+        let dir = folder.path().display().to_string();
+        let options = ["--dir", &dir, "--appendonly", "yes"];
+        assert!(refuses_to_start(&Program::subject(), &options), "{content}");
+    }
 }
 
 /// Bug: commands that failed were passed over without a word.

@@ -274,3 +274,37 @@ fn a_full_disk_refuses_writes_until_there_is_room_and_loses_nothing() {
     drop(server);
     assert_eq!(digest(&start(&program, folder.path(), &[])), before);
 }
+
+/// Bug: bases that were complete when the append-only file was turned off stayed for ever.
+#[test]
+fn turning_it_on_and_off_leaves_no_files_behind() {
+    const ROUNDS: u64 = 40;
+    let (folder, server) = crate::filled_without_file(&Program::subject());
+    let mut connection = server.connect();
+    for round in 0..ROUNDS {
+        for (value, wait_ms) in [("yes", round % 20), ("no", 5)] {
+            connection
+                .call(&["CONFIG", "SET", "appendonly", value])
+                .unwrap();
+            thread::sleep(Duration::from_millis(wait_ms));
+        }
+    }
+    connection
+        .call(&["CONFIG", "SET", "appendonly", "yes"])
+        .unwrap();
+    crate::rewrite(&server);
+    let files = folder.path().join("appendonlydir");
+    let started = Instant::now();
+    loop {
+        let names = std::fs::read_dir(&files).unwrap();
+        let bases = names.filter(|name| {
+            let name = name.as_ref().unwrap().file_name();
+            name.to_string_lossy().contains(".base.")
+        });
+        match bases.count() {
+            1 => return,
+            more => assert!(started.elapsed() < Duration::from_secs(20), "{more} bases"),
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -102,17 +102,26 @@ pub fn save_and_wait(shared: &Arc<Shared>, _: Args<'_>, reply: &mut Reply<'_>) -
     }
 }
 
+const REWRITES: &str = "Another child process is active (AOF?): can't BGSAVE right now. Use BGSAVE SCHEDULE in order to schedule a BGSAVE whenever possible.";
+
 fn bgsave(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let schedules = args.len() > 1;
     if schedules && !(args.len() == 2 && args.is(1, "SCHEDULE")) {
         return Err(CommandError::Syntax.into());
     }
     let shared = context.shared;
-    if shared.persistence.is_saving() {
+    let job = shared.persistence.job();
+    let rewrites = job
+        .as_ref()
+        .is_some_and(|job| job.cause() == Cause::Rewrite);
+    if job.is_some() && !rewrites {
         return Err(in_progress());
     }
-    if context.lent.is_some() {
-        // A cut in the middle of a transaction would show half of it.
+    if rewrites && !schedules && context.lent.is_none() {
+        return Err(CommandError::err(REWRITES).into());
+    }
+    // A cut in the middle of a transaction would show half of it.
+    if rewrites || context.lent.is_some() {
         shared.persistence.schedule();
         reply.simple("Background saving scheduled");
         return Ok(());

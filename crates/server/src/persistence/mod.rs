@@ -278,6 +278,9 @@ impl Persistence {
 
     /// Notes that the job has ended, and how. Everything was visited.
     pub(super) fn end(&self, shared: &Shared, job: &SaveJob, is_ok: bool) {
+        if !is_ok {
+            job.remove_base();
+        }
         let mut state = self.state();
         let is_counted = is_ok || !job.was_aborted();
         if let Some(base) = job.base()
@@ -350,14 +353,9 @@ impl Persistence {
                 Ok(_) => return Ok(Err(SaveError::Failed)),
                 Err(AlreadySaving) => {}
             }
-            // Redis runs the SAVEs of several clients one after another.
+            // Redis runs the SAVEs of several clients one after another, and SAVE beside a rewrite.
             match self.job() {
-                Some(job)
-                    if matches!(
-                        job.cause(),
-                        Cause::Background | Cause::Rewrite | Cause::Replicas
-                    ) =>
-                {
+                Some(job) if matches!(job.cause(), Cause::Background | Cause::Replicas) => {
                     return Ok(Err(SaveError::AlreadySaving));
                 }
                 Some(job) => {

@@ -279,6 +279,19 @@ impl SaveJob {
         })
     }
 
+    /// Removes a base that was complete and in place when the job failed. No manifest names it.
+    pub(super) fn remove_base(&self) {
+        if let Some(base) = self.file.base.as_ref().filter(|_| self.is_in_place()) {
+            let storage = base.storage.as_ref().map_err(ToString::to_string);
+            let name = &self.file.name;
+            let removed =
+                storage.and_then(|storage| storage.remove(name).map_err(|error| error.to_string()));
+            if let Err(why) = removed {
+                log::warn!("Can't remove {name}, which nothing needs: {why}");
+            }
+        }
+    }
+
     /// True if the file has commands instead of RDB: `aof-use-rdb-preamble no`.
     pub(super) fn writes_commands(&self) -> bool {
         self.file.base.as_ref().is_some_and(|base| !base.is_rdb)

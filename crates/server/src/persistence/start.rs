@@ -22,7 +22,9 @@ pub fn path(config: &Config) -> PathBuf {
 
 /// True if there is a snapshot to load, even one that can't be read.
 pub fn has_snapshot(config: &Config) -> bool {
-    !matches!(fs::metadata(path(config)), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    // Without a name there is none, as in Redis, although the path is that of the folder.
+    !config.dbfilename.is_empty()
+        && !matches!(fs::metadata(path(config)), Err(error) if error.kind() == io::ErrorKind::NotFound)
 }
 
 /// Loads the snapshot, and then lets clients use the data. Stops early if `stop` returns true.

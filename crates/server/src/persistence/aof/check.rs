@@ -17,6 +17,8 @@ pub struct Report {
     pub commands: u64,
     /// What is wrong behind that, and where.
     pub fault: Option<String>,
+    /// The fault is in the RDB part: there is no whole part before it.
+    pub is_in_rdb: bool,
 }
 
 /// Checks a file: RDB, commands, or both.
@@ -31,6 +33,7 @@ pub fn check(path: &Path) -> io::Result<Report> {
         good: 0,
         commands: 0,
         fault: None,
+        is_in_rdb: false,
     };
     let mut magic = [0; 5];
     let is_rdb = file.read_exact(&mut magic).is_ok() && &magic == b"REDIS";
@@ -39,6 +42,7 @@ pub fn check(path: &Path) -> io::Result<Report> {
         let checked = damselfly_rdb::check(BufReader::new(&mut file));
         if let Some(fault) = &checked.fault {
             report.fault = Some(format!("the RDB part is broken: {fault}"));
+            report.is_in_rdb = true;
             return Ok(report);
         }
         report.good = checked.bytes;

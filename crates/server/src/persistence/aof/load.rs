@@ -33,6 +33,9 @@ use crate::shared::Shared;
 /// How an RDB file begins.
 const RDB_MAGIC: &[u8] = b"REDIS";
 
+/// How the name of a base ends that begins with an RDB part.
+const RDB_BASE_END: &str = ".base.rdb";
+
 /// How often loading looks whether it shall stop, in commands.
 const LOOK_INTERVAL: u64 = 1024;
 
@@ -41,7 +44,9 @@ enum Failure {
     Stopped,
     /// One line.
     Unopened(String),
-    /// One line.
+    /// The RDB part: one line.
+    RefusedBase(String),
+    /// The commands: one line.
     Refused(String),
 }
 
@@ -143,6 +148,12 @@ pub fn load(
                     path.display(),
                 ));
             }
+            Err(Failure::RefusedBase(why)) => {
+                return Err(format!(
+                    "Can't load the append-only file {}: {why}. The server does not start, so that no data is lost. Restore the folder from a copy; if only the checksum is wrong, start once with 'rdbchecksum no'",
+                    path.display(),
+                ));
+            }
             Err(Failure::Refused(why)) => {
                 return Err(format!(
                     "Can't load the append-only file {}: {why}. The server does not start, so that no data is lost. Make a backup of the folder, then use damselfly --check-aof --fix {}",
@@ -175,12 +186,15 @@ fn load_file(
     let mut offset = 0;
     if magic == RDB_MAGIC {
         offset = match within.as_deref_mut() {
-            Some(tx) => reload::load_base(shared, tx, path)?,
+            Some(tx) => reload::load_base(shared, tx, path).map_err(Failure::RefusedBase)?,
             None => start::load_base(shared, path, stop).map_err(|error| match error {
                 None => Failure::Stopped,
-                Some(text) => Failure::Refused(text),
+                Some(text) => Failure::RefusedBase(text),
             })?,
         };
+    } else if path.to_string_lossy().ends_with(RDB_BASE_END) {
+        let why = "it does not begin like an RDB file";
+        return Err(Failure::RefusedBase(String::from(why)));
     }
     file.seek(SeekFrom::Start(offset))
         .map_err(|error| error.to_string())?;

@@ -68,6 +68,8 @@ enum Item {
     Cut,
     /// A complete base, whose increments begin with the last cut.
     NewBase(FileEntry),
+    /// A complete base that will not be used.
+    UselessBase(FileEntry),
     /// The append-only file begins, in this era, and needs a base before it counts.
     BeginAnew(u64),
     /// It continues the files that are there, in this era.
@@ -559,9 +561,11 @@ impl Aof {
         }
         let mut queue = self.queue();
         queue.era += 1;
-        (queue.cut, queue.early_base) = (None, None);
+        let useless = queue.early_base.take();
+        queue.cut = None;
         let era = queue.era;
         queue.items.push_back(Item::Close(era));
+        queue.items.extend(useless.map(Item::UselessBase));
         self.set_mode(Mode::Off, config);
         drop(queue);
         self.changed.notify_one();

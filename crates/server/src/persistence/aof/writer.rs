@@ -215,6 +215,7 @@ impl Writer<'_> {
                 let bytes = self.files.as_ref().map_or(0, AofFiles::bytes);
                 self.aof.rewritten_bytes.store(bytes, Relaxed);
             }
+            Item::UselessBase(base) => self.remove_base(&base, config),
             Item::Close(era) => self.close(era),
         }
     }
@@ -290,6 +291,14 @@ impl Writer<'_> {
         self.aof.rewritten_bytes.store(files.bytes(), Relaxed);
         self.end_start(config);
         log::info!("{REWRITTEN}");
+    }
+
+    /// Removes a base that no manifest names.
+    fn remove_base(&self, base: &FileEntry, config: &Config) {
+        let storage = self.aof.storage(config);
+        if let Err(error) = storage.and_then(|storage| storage.remove(&base.name)) {
+            log::warn!("Can't remove {}, which nothing needs: {error}", base.name);
+        }
     }
 
     /// The same for BGREWRITEAOF while the append-only file is off.
