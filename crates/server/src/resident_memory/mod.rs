@@ -8,6 +8,7 @@
 //!    walks over all entries: the first one counts them by slice, the second one moves some.
 //! 3. If that is not fast enough, it withholds a part of `maxmemory`, so that keys are evicted. It raises that part in steps, and waits
 //!    for the evictions of one step before the next. Entries are moved until nothing is withheld.
+//! 4. Large values are written faster than this thread can measure. So as far as memory was over its limit lately, the limit is lowered.
 //!
 //! ```text
 //!   0 ───────────── in use ─────── maxmemory - withheld ──── maxmemory ────── entries move ────── keys are withheld
@@ -49,6 +50,12 @@ const SLACK_BYTES_PER_THREAD: u64 = 1 << 20;
 
 /// When only this part of the slack is left, entries are moved.
 const MARGIN_DIVISOR: u64 = 4;
+
+/// The limit is lowered by at most this part of the slack.
+const LEAD_DIVISOR: u64 = 2;
+
+/// It rises again to a half in about this time.
+const LEAD_TIME: Duration = Duration::from_secs(10);
 
 /// The part of what is too little that one step gives back.
 const STEP_DIVISOR: u64 = 2;
@@ -234,8 +241,12 @@ struct Watch {
     always: u64,
     /// The same with the program itself.
     always_with_program: u64,
-    /// The last measurement was over the limit. One may be wrong: memory is in use for a moment.
-    was_over: bool,
+    /// How far the last measurement was over the limit. One may be wrong: memory is in use for a moment.
+    last_over: u64,
+    /// By how much the limit is lowered, since memory was over it lately.
+    lead: u64,
+    /// When it was measured last.
+    measured: Instant,
     /// No pass begins before.
     rest_until: Instant,
     /// When the last pass began.
@@ -254,7 +265,9 @@ pub fn watch(shared: &Weak<Shared>) {
     let mut watch = Watch {
         always: held_bytes(resident_private_bytes),
         always_with_program: held_bytes(resident_bytes),
-        was_over: false,
+        last_over: 0,
+        lead: 0,
+        measured: Instant::now(),
         rest_until: Instant::now(),
         pass_began: Instant::now(),
         walk_began: Instant::now(),
@@ -279,6 +292,7 @@ impl Watch {
             memory.end();
             return IDLE_PERIOD;
         }
+        let lead = self.fade_lead();
         let threads = shared.threads.len() as u64;
         let sample = |held: u64| Sample {
             limit,
@@ -296,9 +310,13 @@ impl Watch {
             heap::purge();
             now = sample(held_bytes(resident_private_bytes));
         }
+        let over = u64::try_from(now.over()).unwrap_or(0);
+        let last_over = std::mem::replace(&mut self.last_over, over);
+        self.lead = lead.max(over.min(last_over).min(now.slack / LEAD_DIVISOR));
+        now.slack -= self.lead;
         self.move_entries(shared, &now);
         let is_over = now.over() > 0;
-        if std::mem::replace(&mut self.was_over, is_over) || !is_over {
+        if last_over > 0 || self.lead > 0 || !is_over {
             memory.withheld.store(now.next_withheld(), Relaxed);
         }
         let is_tight = is_over || memory.is_moving() || memory.withheld_bytes() > 0;
@@ -308,6 +326,13 @@ impl Watch {
             true => PERIOD,
             false => IDLE_PERIOD,
         }
+    }
+
+    /// By how much the limit is still lowered.
+    fn fade_lead(&mut self) -> u64 {
+        let passed = std::mem::replace(&mut self.measured, Instant::now()).elapsed();
+        let lost = self.lead as f64 * passed.as_secs_f64() / LEAD_TIME.as_secs_f64();
+        self.lead.saturating_sub(lost.ceil() as u64)
     }
 
     /// Begins, continues or ends a pass.
