@@ -259,6 +259,8 @@ fn memcached_requests_have_effects_that_redis_knows() {
         "mg k T3000 v\r\n",
         "mg new N30 v\r\n",
         "md k I\r\n",
+        "mg k v\r\n",
+        "mg k v\r\n",
         "incr k 1\r\n",
         "touch none 1000\r\n",
         "touch new -1\r\n",
@@ -281,6 +283,7 @@ fn memcached_requests_have_effects_that_redis_knows() {
         "SET k x PXAT TIME",
         "ECHO damselfly:flags 5X k",
         "EXEC",
+        "ECHO damselfly:flags 5XZ k",
         "DEL new",
     ];
     assert_eq!(shown(&subject.take()), expected);

@@ -390,7 +390,9 @@ fn without_memory_a_value_is_refused_and_not_kept() {
     let error = "SERVER_ERROR out of memory storing object";
     assert_eq!(memcached.run("add new 0 0 1|x"), error);
     assert_eq!(memcached.run("get k"), "VALUE k 0 1|x|END");
-    assert_eq!(memcached.run("mg k v N30"), error);
+    assert_eq!(memcached.run("mg k v N30"), "VA 1|x", "it is there");
+    assert_eq!(memcached.run("mg new v N30"), error);
+    assert_eq!(memcached.run("append new 0 0 1|x"), error);
     assert_eq!(memcached.run("incr k 1"), "SERVER_ERROR out of memory");
     assert_eq!(memcached.run("set k 0 0 1|y"), error);
     // Nobody reads a value that its writer believes to be replaced.
@@ -619,6 +621,43 @@ fn a_pause_holds_back_the_writes_of_memcached_clients() {
         let reply = memcached.read_until(|reply| reply.ends_with(b"\r\n"));
         assert!(!reply.is_empty(), "{write}");
     }
+}
+
+/// Bug: a delayed `flush_all` emptied a server though its writes were paused, or though it was a replica by then.
+#[test]
+fn a_delayed_flush_waits_for_the_end_of_a_pause() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    redis.run("SET key x");
+    assert_eq!(memcached.run("flush_all 1"), "OK");
+    redis.run("CLIENT PAUSE 100000 WRITE");
+    std::thread::sleep(Duration::from_millis(1300));
+    assert_eq!(redis.text("GET key"), "x");
+    redis.run("CLIENT UNPAUSE");
+    until("it is flushed", || redis.run("GET key") == "(nil)");
+    assert_eq!(memcached.run("flush_all 1"), "OK");
+    redis.run("SET key x");
+    redis.run("REPLICAOF 127.0.0.1 1");
+    std::thread::sleep(Duration::from_millis(1300));
+    assert_eq!(redis.text("GET key"), "x");
+    redis.run("REPLICAOF NO ONE");
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(redis.text("GET key"), "x");
+}
+
+/// Bug: the rest of the reply was taken for that to the next request.
+#[test]
+fn an_error_within_a_long_list_of_keys_ends_the_connection() {
+    let cache = Cache::start();
+    let mut redis = cache.redis();
+    redis.run("RPUSH list x");
+    redis.run("SET key x");
+    let mut memcached = cache.memcached();
+    memcached.send(format!("get key list{}\r\n", " key".repeat(150)).as_bytes());
+    let mut reply = String::new();
+    memcached.0.read_to_string(&mut reply).unwrap();
+    assert!(reply.starts_with("SERVER_ERROR WRONGTYPE"), "{reply}");
+    assert_eq!(reply.lines().count(), 1, "{reply}");
 }
 
 #[test]

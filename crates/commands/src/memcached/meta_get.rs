@@ -109,6 +109,17 @@ pub(super) fn meta_get(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>)
     Ok(())
 }
 
+/// The same while memory is short: nothing is created. Arguments: name, key, flags.
+pub(super) fn meta_get_only(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
+    match tx.peek(args.key(1)).is_some() {
+        true => meta_get(tx, args, output),
+        false => {
+            output.line(storage::OUT_OF_MEMORY_ERROR);
+            Ok(())
+        }
+    }
+}
+
 /// Writes the reply for an item, then sets its expiry and whether it is claimed. An expiry takes effect for the flags behind it, as in
 /// memcached.
 fn write(tx: &mut Tx<'_>, args: Args<'_>, flags: &MetaFlags, item: &Item, output: &mut Output<'_>) {
@@ -172,6 +183,7 @@ fn write(tx: &mut Tx<'_>, args: Args<'_>, flags: &MetaFlags, item: &Item, output
             ..entry.attributes()
         };
         tx.set_attributes(key, attributes);
+        output.has_claimed = true;
     }
     if expiry != item.expiry {
         expiry.apply(tx, key);

@@ -64,6 +64,8 @@ pub struct Output<'a> {
     pub out: &'a mut Vec<u8>,
     /// What the command did.
     pub tally: Tally,
+    /// An item is claimed now, which is no change of its value.
+    pub has_claimed: bool,
 }
 
 impl<'a> Output<'a> {
@@ -73,6 +75,7 @@ impl<'a> Output<'a> {
         Self {
             out,
             tally: Tally::default(),
+            has_claimed: false,
         }
     }
 
@@ -403,6 +406,13 @@ pub fn command(verb: Verb) -> Option<Command<MemcachedFn>> {
         | Verb::TooManyGetFlags => None,
     }
 }
+
+/// The row for `mg` with the flag N while memory is short.
+pub const META_GET_ONLY: Command<MemcachedFn> = Command {
+    name: "MG",
+    run: Run::Run(meta_get::meta_get_only),
+    ..OUT_OF_MEMORY
+};
 
 /// The row for storage commands that are refused because memory is short. `set` and `ms` remove the key, so that nobody reads a value
 /// that its writer believes to be replaced.

@@ -334,6 +334,9 @@ pub(super) fn too_large_to_set(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Out
     too_large(tx, args, output)
 }
 
+/// The error of a request that would store something while memory is short.
+pub(super) const OUT_OF_MEMORY_ERROR: &str = "SERVER_ERROR out of memory storing object";
+
 /// Arguments: those of any command that needs memory.
 pub(super) fn out_of_memory(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
     let name = args.at(0);
@@ -347,7 +350,7 @@ pub(super) fn out_of_memory(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output
     };
     let text = match name {
         b"incr" | b"decr" => "SERVER_ERROR out of memory",
-        _ => "SERVER_ERROR out of memory storing object",
+        _ => OUT_OF_MEMORY_ERROR,
     };
     output.line_unless(!is_meta && is_quiet(args, end), text);
     Ok(())

@@ -387,11 +387,7 @@ impl Dispatcher {
         session.transaction.fail();
         // If this is a script that waited for a lock, it will not run again.
         session.script_plan = None;
-        let is_memcached = session.client.is_memcached();
-        match row.filter(|_| is_memcached) {
-            Some(row) => memcached::refuse(session, row, args, error, reply),
-            None => session.write_error(reply, error),
-        }
+        write_failure(session, row, args, error, reply);
         self.counters().count_error(&error.to_bytes());
         if self.shared.monitors.load(Relaxed) > 0
             && let Some(row) = row
@@ -431,13 +427,13 @@ impl Dispatcher {
                 }
                 self.counters().commands[row.index].rejected.add(1);
                 self.counters().count_error(&error.to_bytes());
-                session.write_error(reply, &error);
+                write_failure(session, Some(row), args, &error, reply);
                 return finish_reply(session, Some(row), reply, mark);
             }
             Err(Stop::LogBehind) => return session.stream_wait.map(Stall::Stream),
             Err(Stop::Error(error)) => {
                 reply.truncate_to(mark);
-                session.write_error(reply, &error);
+                write_failure(session, Some(row), args, &error, reply);
                 failed = Some(error);
             }
             Err(stop @ (Stop::Wait(_) | Stop::Long | Stop::LongUnlocked(_))) => {
@@ -518,6 +514,22 @@ impl Dispatcher {
             }
             Handler::Memcached(run) => self.run_on_items(session, row, run, args, now, reply),
         }
+    }
+}
+
+/// Writes the error of a request in the protocol of its connection.
+#[cold]
+fn write_failure(
+    session: &mut Session,
+    row: Option<&Row>,
+    args: Args<'_>,
+    error: &CommandError,
+    reply: &mut Reply<'_>,
+) {
+    let is_memcached = session.client.is_memcached();
+    match row.filter(|_| is_memcached) {
+        Some(row) => memcached::refuse(session, row, args, error, reply),
+        None => session.write_error(reply, error),
     }
 }
 

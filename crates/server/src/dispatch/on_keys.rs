@@ -86,8 +86,12 @@ impl Dispatcher {
         let mut output = Output::new(reply.buffer());
         let start = tx.begin_command();
         let result = run(&mut tx, args, &mut output);
-        if tx.is_logged() && tx.has_changed(start) {
-            memcached::log_items(&mut tx, row, args);
+        if tx.is_logged() && (tx.has_changed(start) || output.has_claimed) {
+            session.has_logged = true;
+            match tx.has_changed(start) {
+                true => memcached::log_items(&mut tx, row, args),
+                false => memcached::log_attributes(&mut tx, args.key(1)),
+            }
         }
         let counters = &self.shared.threads[self.thread].counters;
         counters.memcached.add(output.tally);

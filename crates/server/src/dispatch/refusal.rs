@@ -62,7 +62,7 @@ impl Dispatcher {
             None => Ok(row),
             Some(CommandError::OutOfMemory) if session.client.speaks == Protocol::Memcached => {
                 // It may have to remove a key before it refuses.
-                Ok(&memcached::TABLE.out_of_memory)
+                Ok(memcached::TABLE.without_memory(row))
             }
             Some(error) => {
                 self.counters().commands[row.index].rejected.add(1);

@@ -14,7 +14,7 @@ use damselfly_commands::{Args, Arity, Command, Group, Keys, Result, Run, Stop, T
 use damselfly_engine::{Deadline, Key, Now, Tx};
 use damselfly_protocol::Reply;
 use damselfly_protocol::memcached::{Verb, number, reply};
-use damselfly_value::{Attributes, Text};
+use damselfly_value::{Attributes, EntryRef, Text};
 
 use crate::clock;
 use crate::persistence::shutdown::{NotStopped, Shutdown};
@@ -35,7 +35,9 @@ pub struct Table {
     /// By verb.
     rows: Vec<Row>,
     /// The row for storage commands that are refused because memory is short.
-    pub out_of_memory: Row,
+    out_of_memory: Row,
+    /// The row for `mg` that would create an item, then.
+    meta_get_only: Row,
 }
 
 /// The rows of memcached's commands.
@@ -62,9 +64,20 @@ impl Table {
             .collect();
         let out_of_memory = keys::OUT_OF_MEMORY.map(Handler::Memcached);
         let out_of_memory = row(out_of_memory, number_of("set"));
+        let meta_get_only = keys::META_GET_ONLY.map(Handler::Memcached);
+        let meta_get_only = row(meta_get_only, number_of("set"));
         Self {
             rows,
             out_of_memory,
+            meta_get_only,
+        }
+    }
+
+    /// The row that takes the place of another one while memory is short.
+    pub fn without_memory(&self, row: &Row) -> &Row {
+        match std::ptr::eq(row, self.row(Verb::MetaGetCreate)) {
+            true => &self.meta_get_only,
+            false => &self.out_of_memory,
         }
     }
 
@@ -198,7 +211,7 @@ pub fn write_error(out: &mut Vec<u8>, error: &CommandError) {
     out.extend_from_slice(b"\r\n");
 }
 
-/// Answers a request that is refused before it runs.
+/// Answers a request that fails, or is refused before it runs.
 #[cold]
 pub fn refuse(
     session: &mut Session,
@@ -255,9 +268,18 @@ pub fn log_items(tx: &mut Tx<'_>, row: &Row, args: Args<'_>) {
             (None, Some(_)) => tx.log_effect(&[b"PEXPIREAT", key.bytes, moment.as_bytes()]),
             (None, None) => tx.log_effect(&[b"PERSIST", key.bytes]),
         }
-        if !only_touches && let Some(message) = attributes_message(attributes, key.bytes) {
-            tx.log_effect(&[b"ECHO", &message]);
+        if !only_touches || attributes.is_claimed {
+            log_attributes(tx, key);
         }
+    }
+}
+
+/// Logs the attributes of an item, if it has any.
+pub fn log_attributes(tx: &mut Tx<'_>, key: Key<'_>) {
+    let attributes = tx.view(key).map(EntryRef::attributes);
+    let message = attributes.and_then(|attributes| attributes_message(attributes, key.bytes));
+    if let Some(message) = message {
+        tx.log_effect(&[b"ECHO", &message]);
     }
 }
 
@@ -308,6 +330,16 @@ impl MemcachedState {
     pub fn flush_if_due(&self, shared: &Shared) {
         let (flush_ms, now) = (self.flush_ms.load(Relaxed), Now(clock::now_ms()));
         if flush_ms == 0 || flush_ms > now.0 {
+            return;
+        }
+        if shared.replication.is_replica() {
+            // Its data is that of the primary now.
+            self.flush_ms.store(0, Relaxed);
+            return;
+        }
+        let refused_while = TABLE.row(Verb::FlushAll).refused_while;
+        let is_refused = !shared.gate.holding(refused_while).is_empty();
+        if is_refused || shared.pause.holds(true, now.0).is_some() {
             return;
         }
         if let Ok(mut tx) = shared.engine.lock_all(DATABASE, now) {
