@@ -645,6 +645,16 @@ fn a_delayed_flush_waits_for_the_end_of_a_pause() {
     assert_eq!(redis.text("GET key"), "x");
 }
 
+#[test]
+fn a_connection_too_many_is_told_so() {
+    let cache = Cache::with(|config| config.maxclients = 1);
+    let mut first = cache.memcached();
+    assert_eq!(first.run("get k"), "END");
+    let mut reply = String::new();
+    cache.memcached().0.read_to_string(&mut reply).unwrap();
+    assert_eq!(reply, "SERVER_ERROR Too many open connections\r\n");
+}
+
 /// Bug: the rest of the reply was taken for that to the next request.
 #[test]
 fn an_error_within_a_long_list_of_keys_ends_the_connection() {

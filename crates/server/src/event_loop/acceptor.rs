@@ -315,7 +315,10 @@ fn receive(shared: &Shared, mut stream: Stream, service: Service) {
         counters.connections_rejected.add(1);
         // Without a handshake, there is no way to tell a client of TLS, as in Redis.
         if !service.is_encrypted {
-            let error = "ERR max number of clients reached";
+            let error = match service.speaks {
+                Protocol::Resp => "ERR max number of clients reached",
+                Protocol::Memcached => "Too many open connections",
+            };
             refuse(&mut stream, service.speaks, error);
         }
         return;

@@ -445,9 +445,11 @@ impl Batch {
     /// Drops all requests. Keeps the memory for the next batch, up to a limit.
     pub fn clear(&mut self) {
         const SPANS_KEPT_MAX: usize = 4096;
+        const REQUESTS_KEPT_MAX: usize = 1024;
         self.spans.clear();
         self.spans.shrink_to(SPANS_KEPT_MAX);
         self.requests.clear();
+        self.requests.shrink_to(REQUESTS_KEPT_MAX);
         (self.next, self.parsed, self.error) = (0, 0, None);
         self.prepared = false;
     }

@@ -35,6 +35,8 @@ impl Worker {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.input.keep_own(input, &mut batch, end);
         }
+        // A long request may have taken much memory.
+        batch.clear();
         self.batch = batch;
     }
 
