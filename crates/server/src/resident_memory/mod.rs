@@ -209,6 +209,12 @@ impl Sample {
         (counted + self.held) as i64 - (self.limit + self.slack) as i64
     }
 
+    /// By how much the limit is lowered, if that was `before`, and memory was over it by `over` in two measurements.
+    fn lead(&self, before: u64, over: u64) -> u64 {
+        // The slack may have shrunk.
+        before.max(over).min(self.slack / LEAD_DIVISOR)
+    }
+
     /// True if keys are evicted because of the allocator, or will be.
     fn is_urgent(&self) -> bool {
         self.withheld > 0 || self.over() > 0
@@ -312,7 +318,7 @@ impl Watch {
         }
         let over = u64::try_from(now.over()).unwrap_or(0);
         let last_over = std::mem::replace(&mut self.last_over, over);
-        self.lead = lead.max(over.min(last_over).min(now.slack / LEAD_DIVISOR));
+        self.lead = now.lead(lead, over.min(last_over));
         now.slack -= self.lead;
         self.move_entries(shared, &now);
         let is_over = now.over() > 0;
@@ -422,6 +428,19 @@ mod tests {
         assert_eq!((sample.wanted(), sample.next_withheld()), (15, 0));
         let sample = Sample { held: 75, ..SAMPLE };
         assert_eq!(sample.wanted(), 0);
+    }
+
+    #[test]
+    fn the_limit_is_lowered_by_what_was_too_much_within_the_slack() {
+        for (before, over, expected) in [
+            (0, 0, 0),
+            (0, 20, 20),
+            (30, 20, 30),
+            (10, 90, 50),
+            (400, 0, 50),
+        ] {
+            assert_eq!(SAMPLE.lead(before, over), expected, "{before} {over}");
+        }
     }
 
     #[test]
