@@ -181,7 +181,8 @@ pub fn text_of(place: Place, value: OsString) -> Result<String, StartError> {
     let refused = |value: OsString| {
         let text = value.to_string_lossy();
         // Only a name may be shown, since a value may be a password.
-        let option = text.split('=').next().filter(|name| name.starts_with("--"));
+        let name = text.split(|c: char| c == '=' || c.is_whitespace()).next();
+        let option = name.filter(|name| name.starts_with("--"));
         refused(place, option.unwrap_or("(a value)"), &why)
     };
     value.into_string().map_err(refused)
