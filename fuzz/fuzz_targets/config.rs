@@ -10,10 +10,10 @@ use std::path::Path;
 const RAW: u8 = 200;
 
 /// A file system with one file, in memory.
-struct OneFile(String);
+struct OneFile(Vec<u8>);
 
 impl Files for OneFile {
-    fn read(&self, path: &Path) -> io::Result<String> {
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         if path == Path::new("file") {
             return Ok(self.0.clone());
         }
@@ -24,8 +24,8 @@ impl Files for OneFile {
         Ok(vec![String::from("other")])
     }
 
-    fn standard_input(&self) -> io::Result<String> {
-        Ok(String::new())
+    fn standard_input(&self) -> io::Result<Vec<u8>> {
+        Ok(Vec::new())
     }
 }
 
@@ -57,11 +57,10 @@ fn option_and_value(line: &[u8]) -> (Option<&'static str>, &[u8]) {
 }
 
 fn file(lines: &[(Option<&str>, &[u8])]) {
-    let text: String = lines
+    let text: Vec<u8> = lines
         .iter()
-        .map(|(option, value)| {
-            let value = String::from_utf8_lossy(value);
-            format!("{} {value}\n", option.unwrap_or_default())
+        .flat_map(|(option, value)| {
+            [option.unwrap_or_default().as_bytes(), b" ", value, b"\n"].concat()
         })
         .collect();
     if let Some(config) = loaded(&text) {
@@ -75,12 +74,12 @@ fn set(pairs: &[(Option<&str>, &[u8])]) {
         .map(|(option, value)| (option.unwrap_or("nosuch\r\noption").as_bytes(), *value))
         .collect();
     if let Ok(config) = Config::default().set(&pairs, Origin::Local) {
-        rewrite(&config, "");
-        rewrite(&config, "# A comment\nmaxmemory 5\nsave 1 1\nsave 2 2\n");
+        rewrite(&config, b"");
+        rewrite(&config, b"# A comment\nmaxmemory 5\nsave 1 1\nsave 2 2\n");
     }
 }
 
-fn loaded(text: &str) -> Option<Config> {
+fn loaded(text: &[u8]) -> Option<Config> {
     let files = OneFile(text.to_owned());
     match load([String::from("file")], [], &files) {
         Ok(Request::Run(loaded)) => Some(loaded.config),
@@ -96,12 +95,17 @@ fn loaded(text: &str) -> Option<Config> {
 }
 
 /// Rewrites a file for `config` and checks that the new text loads as the same configuration.
-fn rewrite(config: &Config, existing: &str) {
+fn rewrite(config: &Config, existing: &[u8]) {
     let text = config.rewrite(existing, &[]);
     let again = loaded(&text).expect("a rewritten file loads");
-    assert_eq!(again.get(&[b"*"]), config.get(&[b"*"]), "{text}");
+    assert_eq!(
+        again.get(&[b"*"]),
+        config.get(&[b"*"]),
+        "{}",
+        text.escape_ascii()
+    );
     // Line endings may become plain newlines.
-    let lines = |text: &str| text.replace('\r', "");
+    let lines = |text: &[u8]| String::from_utf8_lossy(text).replace('\r', "");
     assert_eq!(
         lines(&config.rewrite(&text, &[])),
         lines(&text),

@@ -1,6 +1,8 @@
 //! A random sequence of commands, sent to two servers whose replies must agree.
 
-use crate::agreement::{Outcome, agree, agree_all, note_queued, plain_scores, show};
+use crate::agreement::{
+    Outcome, agree, agree_all, is_stale_error, note_queued, plain_scores, show,
+};
 use crate::connection::{Connection, request};
 use crate::events::EventListener;
 use crate::grammar::{self, Node, OPTIONS};
@@ -298,6 +300,13 @@ impl Pair {
                 };
                 let agrees = agrees || sorts && plain_scores(theirs) == plain_scores(ours);
                 note_queued(&mut queued, step, theirs);
+                if !agrees && theirs.as_ref().is_ok_and(is_stale_error) {
+                    // Ours has stored what it has sorted, so from here on, the data differ.
+                    return Ok(Comparison {
+                        replies: first + offset,
+                        difference: None,
+                    });
+                }
                 if !agrees {
                     let difference = Some(Difference {
                         index: first + offset,
