@@ -27,6 +27,7 @@ use damselfly_value::{Entry, EntryRef};
 
 use super::Cause;
 use super::aof::manifest::FileEntry;
+use super::aof::storage::remove_useless;
 use super::save_costs::Costs;
 use super::save_file::Output;
 use super::save_memory::SaveMemory;
@@ -282,12 +283,8 @@ impl SaveJob {
     /// Removes a base that was complete and in place when the job failed. No manifest names it.
     pub(super) fn remove_base(&self) {
         if let Some(base) = self.file.base.as_ref().filter(|_| self.is_in_place()) {
-            let storage = base.storage.as_ref().map_err(ToString::to_string);
-            let name = &self.file.name;
-            let removed =
-                storage.and_then(|storage| storage.remove(name).map_err(|error| error.to_string()));
-            if let Err(why) = removed {
-                log::warn!("Can't remove {name}, which nothing needs: {why}");
+            if let Ok(storage) = &base.storage {
+                remove_useless(&**storage, &self.file.name);
             }
         }
     }

@@ -30,6 +30,13 @@ pub trait Storage: Send + Sync {
     fn sync_names(&self) -> io::Result<()>;
 }
 
+/// Removes a file that no manifest names. If that fails, the log says so.
+pub fn remove_useless(storage: &dyn Storage, name: &str) {
+    if let Err(error) = storage.remove(name) {
+        log::warn!("Can't remove {name}, which nothing needs: {error}");
+    }
+}
+
 /// A file that grows.
 pub trait Appender: Send {
     /// Appends bytes. After an error, some of them may be there.

@@ -14,6 +14,7 @@ use damselfly_config::{AppendFsync, Config};
 
 use super::files::AofFiles;
 use super::manifest::FileEntry;
+use super::storage::remove_useless;
 use super::{Aof, Item, Mode, folder};
 use crate::gate::Reasons;
 use crate::shared::Shared;
@@ -215,7 +216,11 @@ impl Writer<'_> {
                 let bytes = self.files.as_ref().map_or(0, AofFiles::bytes);
                 self.aof.rewritten_bytes.store(bytes, Relaxed);
             }
-            Item::UselessBase(base) => self.remove_base(&base, config),
+            Item::UselessBase(base) => {
+                if let Ok(storage) = self.aof.storage(config) {
+                    remove_useless(&*storage, &base.name);
+                }
+            }
             Item::Close(era) => self.close(era),
         }
     }
@@ -291,14 +296,6 @@ impl Writer<'_> {
         self.aof.rewritten_bytes.store(files.bytes(), Relaxed);
         self.end_start(config);
         log::info!("{REWRITTEN}");
-    }
-
-    /// Removes a base that no manifest names.
-    fn remove_base(&self, base: &FileEntry, config: &Config) {
-        let storage = self.aof.storage(config);
-        if let Err(error) = storage.and_then(|storage| storage.remove(&base.name)) {
-            log::warn!("Can't remove {}, which nothing needs: {error}", base.name);
-        }
     }
 
     /// The same for BGREWRITEAOF while the append-only file is off.
