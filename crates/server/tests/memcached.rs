@@ -670,6 +670,28 @@ fn an_error_within_a_long_list_of_keys_ends_the_connection() {
     assert_eq!(reply.lines().count(), 1, "{reply}");
 }
 
+/// Bug: `noreply` did not hold while a script was busy, so later replies were taken for others.
+#[test]
+fn noreply_holds_while_a_script_is_busy() {
+    let cache = Cache::with(|config| config.busy_reply_threshold_ms = 10);
+    let (mut script, mut redis, mut memcached) = (cache.redis(), cache.redis(), cache.memcached());
+    script.send_words(&[
+        "EVAL",
+        "while true do redis.call('GET', KEYS[1]) end",
+        "1",
+        "key",
+    ]);
+    until("the script is busy", || {
+        memcached.run("get key").contains("BUSY")
+    });
+    assert_eq!(
+        memcached.run("set key 0 0 1 noreply|x|incr key 1 noreply|mn"),
+        "MN"
+    );
+    assert_eq!(redis.run("SCRIPT KILL"), "OK");
+    assert!(script.receive().contains("killed"));
+}
+
 #[test]
 fn a_memcached_client_gets_no_messages_of_redis() {
     let cache = Cache::start();
