@@ -282,10 +282,10 @@ impl SaveJob {
 
     /// Removes a base that was complete and in place when the job failed. No manifest names it.
     pub(super) fn remove_base(&self) {
-        if let Some(base) = self.file.base.as_ref().filter(|_| self.is_in_place()) {
-            if let Ok(storage) = &base.storage {
-                remove_useless(&**storage, &self.file.name);
-            }
+        if let Some(base) = self.file.base.as_ref().filter(|_| self.is_in_place())
+            && let Ok(storage) = &base.storage
+        {
+            remove_useless(&**storage, &self.file.name);
         }
     }
 
