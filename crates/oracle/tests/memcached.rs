@@ -122,3 +122,29 @@ fn random_sequences_have_the_replies_of_memcached() {
         panic!("SEED={seed}\n{}\n{shown}", requests.join("\n"));
     }
 }
+
+#[test]
+fn memcacheds_tool_dumps_all_items() {
+    const TOOL: &str = "/usr/share/memcached/scripts/memcached-tool";
+    let server = Server::start(Side::Damselfly, &[]).unwrap();
+    let mut client = Client::open(server.address()).unwrap();
+    for number in 0..5000 {
+        let item = format!("set key%{number} {number} 0 5\r\nvalue\r\n");
+        assert_eq!(client.call(item.as_bytes()).unwrap().trim_end(), "STORED");
+    }
+    let tool = std::process::Command::new("perl")
+        .args([TOOL, &server.address().to_string(), "dump"])
+        .output()
+        .expect("perl runs");
+    let (items, messages) = (
+        String::from_utf8_lossy(&tool.stdout),
+        String::from_utf8_lossy(&tool.stderr),
+    );
+    let mut lines: Vec<_> = items.lines().filter(|line| *line != "value").collect();
+    lines.sort_unstable();
+    let mut expected: Vec<_> = (0..5000)
+        .map(|number| format!("add key%{number} {number} 0 5"))
+        .collect();
+    expected.sort_unstable();
+    assert_eq!(lines, expected, "{messages}");
+}

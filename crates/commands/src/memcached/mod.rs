@@ -392,6 +392,7 @@ pub fn command(verb: Verb) -> Option<Command<MemcachedFn>> {
         Verb::MetaNoop
         | Verb::FlushAll
         | Verb::Stats
+        | Verb::LruCrawler
         | Verb::Version
         | Verb::Verbosity
         | Verb::Shutdown

@@ -308,6 +308,7 @@ impl Line<'_> {
             b"flush_all" if words <= 3 => Verb::FlushAll,
             b"verbosity" if matches!(words, 2 | 3) => Verb::Verbosity,
             b"stats" => Verb::Stats,
+            b"lru_crawler" if matches!(words, 2 | 3) => Verb::LruCrawler,
             b"version" => Verb::Version,
             b"shutdown" => Verb::Shutdown,
             b"quit" => Verb::Quit,

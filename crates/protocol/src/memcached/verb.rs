@@ -63,6 +63,8 @@ pub enum Verb {
     FlushAll,
     /// `stats`, with the rest of the line.
     Stats,
+    /// `lru_crawler`: name, subcommand, perhaps its argument.
+    LruCrawler,
     /// `version`.
     Version,
     /// `verbosity`: name, level, perhaps `noreply`.
@@ -95,7 +97,7 @@ pub enum Verb {
 
 impl Verb {
     /// Every verb, in order.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::Get,
         Self::GetMany,
         Self::GetPart,
@@ -126,6 +128,7 @@ impl Verb {
         Self::MetaNoop,
         Self::FlushAll,
         Self::Stats,
+        Self::LruCrawler,
         Self::Version,
         Self::Verbosity,
         Self::Shutdown,

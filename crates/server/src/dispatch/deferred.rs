@@ -15,7 +15,7 @@ use crate::event_loop::connection::Connection;
 use crate::event_loop::input::Stall;
 use crate::long_commands::{self, LongCommand, LongRun};
 use crate::registry::Row;
-use crate::session::{self, DiskWait, Replies, Session};
+use crate::session::{self, DiskWait, Replies, RestOfReply, Session};
 
 /// The size of a slice of a long reply, in bytes.
 pub const REPLY_SLICE_BYTES: usize = 128 << 10;
@@ -96,7 +96,7 @@ impl Dispatcher {
         let command = command.clone();
         let congested = self.shared.pubsub.take_congested(self.shared.threads.len());
         session.congested = congested.or(session.congested);
-        (session.long, session.rest) = (None, outcome.rest);
+        (session.long, session.rest) = (None, outcome.rest.map(RestOfReply::Slices));
         session.has_logged = true;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
         let mark = reply.position();
@@ -136,10 +136,12 @@ impl Dispatcher {
     pub fn write_next_slice(&self, connection: &mut Connection) {
         let session = &mut connection.session;
         let mut reply = Reply::new(&mut connection.output, session.protocol);
-        if let Some(rest) = &mut session.rest
-            && rest.write(&mut reply, REPLY_SLICE_BYTES)
-        {
-            return;
+        if let Some(rest) = &mut session.rest {
+            match rest.write(&self.shared, &mut reply) {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(busy) => return connection.input.wait_for(Stall::Shard(busy)),
+            }
         }
         session.rest = None;
         if session.follow_up {

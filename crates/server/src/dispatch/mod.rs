@@ -44,7 +44,7 @@ use crate::observers::monitor;
 use crate::registry::{Handler, Locks, REGISTRY, Registry, Row, WithinMulti};
 use crate::scripts::{self, ThreadScripts};
 use crate::session::transaction::{self, SpareQueues};
-use crate::session::{Context, Replies, Session};
+use crate::session::{Context, Replies, RestOfReply, Session};
 use crate::shared::Shared;
 use crate::statistics::ThreadCounters;
 use damselfly_config::Config;
@@ -447,7 +447,7 @@ impl Dispatcher {
                 self.note_blocked(session, started);
                 return Some(Stall::Waiting);
             }
-            Err(Stop::SlicedReply(rest)) => session.rest = Some(rest),
+            Err(Stop::SlicedReply(rest)) => session.rest = Some(RestOfReply::Slices(rest)),
         }
         self.account(session, row, args, started, failed);
         if self.shared.monitors.load(Relaxed) > 0 {

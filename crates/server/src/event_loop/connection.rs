@@ -20,7 +20,7 @@ use std::time::Instant;
 use damselfly_protocol::{Limits, Version};
 
 use crate::blocked::Blocking;
-use crate::event_loop::input::{Input, Next};
+use crate::event_loop::input::{Input, Next, Stall};
 use crate::event_loop::parser::{ParserLimits, Protocol};
 use crate::event_loop::stream::Stream;
 use crate::session::Session;
@@ -271,6 +271,14 @@ impl Connection {
     pub fn resume(&mut self) {
         self.input.resume();
         self.append_delayed();
+    }
+
+    /// Ends the wait for a shard, for which a request or the rest of a reply needs a lock. A caller outside the connection's own turn must also queue the connection.
+    pub fn retry(&mut self) {
+        match self.session.rest.is_some() {
+            true => self.input.wait_for(Stall::SlicedReply),
+            false => self.input.resume(),
+        }
     }
 
     /// Appends the messages that waited for the end of a reply.

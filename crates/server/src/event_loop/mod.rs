@@ -441,7 +441,7 @@ impl Worker {
         if let Some(Stall::Shard(busy)) = connection.input.stall()
             && self.shared.engine.wait(busy, self.index)
         {
-            connection.input.resume();
+            connection.retry();
         }
         let stall = connection.input.stall();
         let paused = matches!(stall, Some(Stall::Paused(_)));

@@ -96,7 +96,7 @@ impl Worker {
                 self.dispatcher.finish_disk_wait(connection, wait);
             }
             if over || connection.session.client.killed.load(Relaxed) {
-                connection.input.resume();
+                connection.retry();
                 self.queue(key);
             } else {
                 self.stalled.push(key);

@@ -3,6 +3,7 @@
 //! Requests come from the parser in `protocol/memcached` with their rows ([`Table`]); the commands on keys are in `commands/memcached`. Both run in
 //! the same batches as those of RESP. Their names in statistics begin with `memcached|`.
 
+pub mod lru_crawler;
 mod stats;
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -127,6 +128,7 @@ fn permission(verb: Verb) -> &'static str {
         Verb::Decr => "decrby",
         Verb::FlushAll => "flushall",
         Verb::Stats => "info",
+        Verb::LruCrawler => "keys",
         Verb::Verbosity => "config|set",
         Verb::Shutdown => "shutdown",
         Verb::MetaNoop
@@ -158,6 +160,7 @@ fn command(verb: Verb) -> Command<Handler> {
         Verb::MetaNoop => ("MN", noop, "Returns a line."),
         Verb::FlushAll => ("FLUSH_ALL", flush_all, "Removes all keys, now or later."),
         Verb::Stats => ("STATS", stats::stats, "Returns statistics."),
+        Verb::LruCrawler => ("LRU_CRAWLER", lru_crawler::run, "Lists all items."),
         Verb::Version => (
             "VERSION",
             version,
@@ -186,6 +189,7 @@ fn command(verb: Verb) -> Command<Handler> {
         keys: Keys::None,
         traits: match verb {
             Verb::FlushAll => &[Trait::NoScript, Trait::Writes],
+            Verb::LruCrawler => &[Trait::NoScript],
             Verb::Stats | Verb::Verbosity | Verb::Shutdown => {
                 &[Trait::NoScript, Trait::Loading, Trait::Stale]
             }

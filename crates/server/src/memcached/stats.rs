@@ -153,7 +153,7 @@ static SETTINGS: &[Figure] = &[
     ("hashpower_init", ZERO),
     ("slab_reassign", |_| yes(false).into()),
     ("slab_automove", ZERO),
-    ("lru_crawler", |_| yes(false).into()),
+    ("lru_crawler", |_| yes(true).into()),
     ("flush_enabled", |_| yes(true).into()),
     ("dump_enabled", |_| yes(true).into()),
     ("hash_algorithm", |_| "ahash".into()),

@@ -15,9 +15,10 @@ use damselfly_protocol::{Reply, Version};
 
 use crate::blocked::Blocking;
 use crate::clients::Client;
+use crate::dispatch;
 use crate::event_loop::parser::Protocol;
 use crate::long_commands::LongCommand;
-use crate::memcached;
+use crate::memcached::{self, lru_crawler::KeyDump};
 use crate::observers::client_tracking::Tracked;
 use crate::observers::subscriptions::Subscriptions;
 use crate::observers::{client_tracking, subscriptions};
@@ -98,11 +99,33 @@ pub struct Session {
     /// Its command that runs on a thread for long commands.
     pub long: Option<Arc<LongCommand>>,
     /// The rest of the last reply, if it is written in slices.
-    pub rest: Option<SlicedReply>,
+    pub rest: Option<RestOfReply>,
     /// The state of MULTI and WATCH.
     pub transaction: Transaction,
     /// The locks that its script needs, if it waits for some of them.
     pub script_plan: Option<Box<Plan>>,
+}
+
+/// The rest of a reply that is written in slices.
+#[derive(Debug)]
+pub enum RestOfReply {
+    /// Its data is there.
+    Slices(SlicedReply),
+    /// A list of memcached's items, each of which is looked up when it is written.
+    Keys(KeyDump),
+}
+
+impl RestOfReply {
+    /// Writes the next slice. Returns false once nothing is left.
+    ///
+    /// # Errors
+    /// If a shard is busy: nothing was written.
+    pub fn write(&mut self, shared: &Shared, reply: &mut Reply<'_>) -> Result<bool, Busy> {
+        match self {
+            Self::Slices(slices) => Ok(slices.write(reply, dispatch::REPLY_SLICE_BYTES)),
+            Self::Keys(keys) => keys.write(shared, reply),
+        }
+    }
 }
 
 impl Session {

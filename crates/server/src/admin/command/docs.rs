@@ -183,7 +183,6 @@ These of memcached reply `ERROR`:
 
 | Commands | Why |
 |---|---|
-| `lru_crawler`, and so `memcached-tool HOST dump` | `redis-cli --scan` lists all keys, `stats cachedump 1 0` the first 2 MB of them. |
 | `lru`, `slabs` | There are no slabs and no lists of items. |
 | `cache_memlimit` | `CONFIG SET maxmemory`, over RESP, does it. |
 | `watch` | `MONITOR`, over RESP, shows the commands of all clients. |
