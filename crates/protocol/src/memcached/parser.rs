@@ -18,6 +18,9 @@ pub const KEYS_PER_REQUEST: usize = 100;
 /// The longest line whose end has not arrived, in bytes, except for retrievals.
 const LINE_BYTES_MAX: usize = 8192;
 
+/// The most words of such a line; they take some fifty bytes each until the request has run.
+const WORDS_MAX: usize = 1 << 22;
+
 /// The most words of a meta request.
 const META_WORDS_MAX: usize = 19;
 
@@ -116,7 +119,7 @@ impl Parser {
             return Ok(Framed::Complete { consumed });
         }
         let first = spans.len();
-        let Some(end) = self.split_line(input, spans)? else {
+        let Some(end) = self.split_line(input, spans, limits)? else {
             spans.truncate(first);
             let wanted = input.len() + 1;
             return Ok(Framed::Incomplete { wanted });
@@ -156,6 +159,7 @@ impl Parser {
         &mut self,
         input: &[u8],
         spans: &mut Vec<Span>,
+        limits: &Limits,
     ) -> Result<Option<usize>, ProtocolError> {
         if input.first() == Some(&BINARY_MAGIC) {
             return Err(ProtocolError::Binary);
@@ -165,15 +169,22 @@ impl Parser {
             let rest = &input[self.scanned.min(input.len())..];
             rest.contains(&b'\n')
         };
+        if has_end && self.scanned > WORDS_MAX {
+            let line = input.split(|&byte| byte == b'\n').next();
+            let words = line.unwrap_or_default().split(|&byte| byte == b' ');
+            if words.take(WORDS_MAX + 1).count() > WORDS_MAX {
+                return Err(ProtocolError::LongLine);
+            }
+        }
         if has_end && let Some(end) = split_words(input, spans) {
             return Ok(Some(end));
         }
         self.scanned = input.len();
-        let is_retrieval = || {
+        let may_be_long = || {
             let words = [&b"get "[..], b"gets ", b"gat ", b"gats "];
-            words.iter().any(|word| input.starts_with(word))
+            limits.authenticated && words.iter().any(|word| input.starts_with(word))
         };
-        match input.len() > LINE_BYTES_MAX && !is_retrieval() {
+        match input.len() > LINE_BYTES_MAX && !may_be_long() {
             true => Err(ProtocolError::LongLine),
             false => Ok(None),
         }

@@ -202,6 +202,36 @@ fn other_protocols_and_endless_lines_close_the_connection() {
     assert_eq!(error(&endless), Some(ProtocolError::LongLine));
     let keys = [b"get ", &endless[..]].concat();
     assert_eq!(error(&keys), None);
+    let stranger = Limits {
+        authenticated: false,
+        ..LIMITS
+    };
+    let found = parse_memcached(&keys, &stranger, usize::MAX);
+    assert_eq!(found.1, Some(ProtocolError::LongLine));
+}
+
+#[test]
+fn lines_of_very_many_words_close_the_connection() {
+    // The name is a word, too.
+    for (keys, error) in [
+        (WORDS_MAX - 1, None),
+        (WORDS_MAX, Some(ProtocolError::LongLine)),
+    ] {
+        let mut line = [b"get", &b" k".repeat(keys)[..]].concat();
+        let (mut parser, mut spans, mut parts) = (Parser::new(), Vec::new(), 0);
+        let mut parse =
+            |input: &mut [u8]| parser.parse(input, &mut spans, &LIMITS, &mut |_, _| parts += 1);
+        let begun = parse(&mut line);
+        assert_eq!(
+            begun,
+            Ok(Framed::Incomplete {
+                wanted: line.len() + 1
+            })
+        );
+        line.extend_from_slice(b"\r\n");
+        assert_eq!(parse(&mut line).err(), error);
+        assert_eq!(parts > 0, error.is_none());
+    }
 }
 
 #[test]
