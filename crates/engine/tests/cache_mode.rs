@@ -116,7 +116,6 @@ fn keys_in_use_stay_and_those_that_come_once_go() {
         cache.request(0, &format!("once{number}"));
     }
     assert!(hits * 100 > asked * 95, "{hits} of {asked}");
-    assert!(cache.refused > 0 && cache.refused <= cache.evicted);
     let learned = cache.world.engine.learned();
     assert!(learned.view.lessons > 5, "{learned:?}");
     let [never_used, used_once, ..] = learned.view.by_uses;
@@ -168,6 +167,8 @@ fn of_keys_with_equal_use_the_largest_go_first() {
     // All small ones and half of the large ones fit.
     let [small, large] = shares_by_size(&mut cache);
     assert!(small > 0.95 && large < 0.6, "{small} {large}");
+    // Large ones that nobody uses go at once.
+    assert!(cache.refused > 0 && cache.refused < cache.evicted);
 }
 
 #[test]
