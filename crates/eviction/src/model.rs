@@ -365,9 +365,8 @@ impl Model {
         let by_uses = std::array::from_fn(|uses| {
             let events = self.sum(uses * INTERVALS..(uses + 1) * INTERVALS);
             let hits: f32 = events.hits.iter().sum();
-            let hazards = events.hazards(None, 0.0);
-            let never_again: f32 = hazards.iter().map(|hazard| 1.0 - hazard).product();
-            let began = hits / (1.0 - never_again).max(0.01);
+            let began = events.began().max(hits);
+            let never_again = if hits > 0.0 { 1.0 - hits / began } else { 1.0 };
             let mut seen = 0.0;
             let median = events.hits.iter().position(|count| {
                 seen += count;
@@ -405,6 +404,11 @@ impl Events {
             let hits = self.hits[age] + events * expected;
             (hits / (came + events).max(f32::MIN_POSITIVE)).min(HAZARD_MAX)
         })
+    }
+
+    /// How many entries there were: all that came to the first age that is a whole tick for each of them, and those used before.
+    fn began(&self) -> f32 {
+        self.came(1) + self.hits[0]
     }
 
     /// How many entries came to an age, which has a width. Entries used at an age were there for half of it.
