@@ -222,7 +222,7 @@ fn set_all(tx: &mut Tx<'_>, args: Args<'_>, command: &str) -> Result<i64> {
         }
         added
     })?;
-    tx.changed(key, Event::Hset);
+    tx.changed_elements(key, Event::Hset, args.len() / 2 - 1);
     Ok(added.unwrap_or_default())
 }
 
@@ -346,7 +346,7 @@ fn hdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let removed = removed.unwrap_or_default();
     if removed > 0 {
-        tx.changed(key, Event::Hdel);
+        tx.changed_elements(key, Event::Hdel, removed);
     }
     reply.integer(removed as i64);
     Ok(())

@@ -110,7 +110,10 @@ impl hyperloglog::Buffer for Stored<'_> {
     }
 
     fn resize(&mut self, len: usize) -> &mut [u8] {
-        self.0.edit(len)
+        match len {
+            hyperloglog::dense::BYTES => self.0.edit_exactly(len),
+            _ => self.0.edit(len),
+        }
     }
 }
 

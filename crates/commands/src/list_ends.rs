@@ -163,8 +163,8 @@ fn pop_up_to(
         list.remove_end(side, count);
         count
     })?;
-    if popped.is_some_and(|count| count > 0) {
-        tx.changed(key, popped_from(side));
+    if let Some(count) = popped.filter(|&count| count > 0) {
+        tx.changed_elements(key, popped_from(side), count);
     }
     Ok(popped)
 }

@@ -229,7 +229,7 @@ fn push(
     let key = args.key(1);
     let len = tx.change::<List, _>(key, create, |list| list.push(side, args.from(2)))?;
     if len.is_some() {
-        tx.changed(key, pushed_to(side));
+        tx.changed_elements(key, pushed_to(side), args.len() - 2);
     }
     reply.integer(len.unwrap_or(0) as i64);
     Ok(())
@@ -455,7 +455,7 @@ fn lrem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let removed = removed.unwrap_or(0);
     if removed > 0 {
-        tx.changed(key, Event::Lrem);
+        tx.changed_elements(key, Event::Lrem, removed);
         if count == i64::MIN && tx.is_logged() {
             // Redis 7.2 and Valkey refuse this count, and their replicas must remove the elements, too.
             let count = (i64::MIN + 1).to_string();
@@ -473,9 +473,10 @@ fn ltrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
         let kept = range_of(start, stop, len);
         list.remove_end(Side::Right, len - kept.end);
         list.remove_end(Side::Left, kept.start);
+        len - kept.len()
     })?;
-    if trimmed.is_some() {
-        tx.changed(key, Event::Ltrim);
+    if let Some(trimmed) = trimmed {
+        tx.changed_elements(key, Event::Ltrim, trimmed);
     }
     reply.ok();
     Ok(())

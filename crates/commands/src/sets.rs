@@ -167,7 +167,7 @@ fn srem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
 /// Records the change if `count` members changed, and replies with `count`.
 fn write_count(tx: &mut Tx<'_>, key: Key<'_>, event: Event, count: usize, reply: &mut Reply<'_>) {
     if count > 0 {
-        tx.changed(key, event);
+        tx.changed_elements(key, event, count);
     }
     reply.integer(count as i64);
 }
@@ -295,8 +295,10 @@ fn spop_count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
         Some(_) if count == 0 => reply.set(0),
         Some(set) if count.min(set.len()) > steps_max => return Err(Stop::Long),
         Some(set) if set.len() <= count => {
+            let popped = set.len();
             write_all(set, reply);
             tx.take(key);
+            tx.changed_many(popped - 1);
             tx.event(key, Event::Spop);
             tx.event(key, Event::Del);
             tx.log_effect(&[b"DEL", key.bytes]);
@@ -312,7 +314,7 @@ fn spop_count(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result 
                     write(member, reply);
                 });
             })?;
-            tx.changed(key, Event::Spop);
+            tx.changed_elements(key, Event::Spop, count);
             if is_logged {
                 log_removed(tx, b"SREM", key, &popped);
             }

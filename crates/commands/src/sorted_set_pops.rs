@@ -90,17 +90,17 @@ fn take(
             End::Max => members.rev().for_each(|scored| each(scored, reply)),
         }
         set.remove_range(ranks);
-        Ok(())
+        Ok(count)
     })?;
-    let taken = taken.transpose()?.is_some();
-    if taken {
+    let taken = taken.transpose()?;
+    if let Some(count) = taken {
         let event = match end {
             End::Min => Event::Zpopmin,
             End::Max => Event::Zpopmax,
         };
-        tx.changed(key, event);
+        tx.changed_elements(key, event, count);
     }
-    Ok(taken)
+    Ok(taken.is_some())
 }
 
 fn write_flat(scored: ScoredMember<'_>, reply: &mut Reply<'_>) {

@@ -540,7 +540,7 @@ fn remove(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>, by: By) -> Res
     })?;
     let removed = removed.transpose()?.unwrap_or_default();
     if removed > 0 {
-        tx.changed(key, event);
+        tx.changed_elements(key, event, removed);
     }
     reply.integer(removed as i64);
     Ok(())

@@ -320,7 +320,7 @@ pub(crate) fn add_members<'m, 's>(
             true => Event::Zincr,
             false => Event::Zadd,
         };
-        tx.changed(key, event);
+        tx.changed_elements(key, event, done.added + done.updated);
     }
     if done.is_nan {
         return Err(CommandError::err("resulting score is not a number (NaN)").into());
@@ -347,7 +347,7 @@ fn zrem(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let removed = removed.unwrap_or_default();
     if removed > 0 {
-        tx.changed(key, Event::Zrem);
+        tx.changed_elements(key, Event::Zrem, removed);
     }
     reply.integer(removed as i64);
     Ok(())

@@ -359,7 +359,7 @@ fn xdel(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let removed = removed.unwrap_or(0);
     if removed > 0 {
-        tx.changed(key, Event::Xdel);
+        tx.changed_elements(key, Event::Xdel, removed);
     }
     reply.integer(removed as i64);
     Ok(())
@@ -377,7 +377,7 @@ fn xtrim(tx: &mut Tx<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     })?;
     let trimmed = trimmed.unwrap_or(0);
     if trimmed > 0 {
-        tx.changed(key, Event::Xtrim);
+        tx.changed_elements(key, Event::Xtrim, trimmed as usize);
         if options.references != References::Keep {
             options.log_trim(tx, key, &removals);
         } else if let Some((_, Exactness::Nodes(_))) = options.trim {

@@ -23,6 +23,9 @@ use crate::history::{CLASSES, History, INTERVALS, USES};
 /// Ages that are distinguished: 0, then two for each doubling up to 2^14.
 const AGES: usize = 32;
 
+/// The ages up to an eighth of a turnover.
+const YOUNG_AGES: usize = 7;
+
 /// One event, in the fixed point of the counts.
 const EVENT: u32 = 256;
 
@@ -406,9 +409,12 @@ impl Events {
         })
     }
 
-    /// How many entries there were: all that came to the first age that is a whole tick for each of them, and those used before.
+    /// How many entries there were. As many as come in an eighth of a turnover are that young at any time, but for those that are used sooner.
     fn began(&self) -> f32 {
-        self.came(1) + self.hits[0]
+        let presence: f32 = self.presence[..YOUNG_AGES].iter().sum();
+        let hits: f32 = self.hits[..YOUNG_AGES].iter().sum();
+        // An entry of age 0 came half a tick ago on average, and one that is used has been there for half the time.
+        presence / (first_tick(YOUNG_AGES) - 0.5) + hits * 0.5
     }
 
     /// How many entries came to an age, which has a width. Entries used at an age were there for half of it.

@@ -738,3 +738,40 @@ fn every_acknowledged_write_is_in_the_final_save() {
         }
     }
 }
+
+/// Save points count elements, so that a few large commands are saved as soon as many small ones. Each pair of numbers is that of Redis.
+#[test]
+fn save_points_count_elements() {
+    let server = start(&[]);
+    let mut connection = server.connect();
+    let mut before = 0;
+    for (command, changes) in [
+        ("RPUSH list a b a c d e", 6),
+        ("LPUSHX list x y", 2),
+        ("LPOP list 2", 2),
+        ("LREM list 0 a", 2),
+        ("LTRIM list 1 1", 3),
+        ("SADD set a b c d e f", 6),
+        ("SADD set a g", 1),
+        ("SREM set a b", 2),
+        ("SPOP set 2", 2),
+        ("SPOP set 9", 3),
+        ("HSET hash a 1 b 2 c 3", 3),
+        ("HDEL hash a b x", 2),
+        ("ZADD zset 1 a 2 b 3 c 4 d 5 e 6 f", 6),
+        ("ZADD zset 1 a 3 b", 1),
+        ("ZREM zset a b", 2),
+        ("ZREMRANGEBYRANK zset 0 1", 2),
+        ("ZPOPMAX zset 2", 2),
+        ("MSET a 1 b 2", 2),
+        ("DEL a b c", 2),
+        ("SET key x", 1),
+    ] {
+        say(&mut connection, command);
+        let now: i64 = field(&mut connection, "rdb_changes_since_last_save")
+            .parse()
+            .unwrap();
+        assert_eq!(now - before, changes, "{command}");
+        before = now;
+    }
+}

@@ -162,11 +162,11 @@ fn encode_number_precision(stack: &mut Stack<'_>) -> Outcome {
     integer_option(stack, 1, Setting::Precision, 1, 14)
 }
 
-fn bit_option(stack: &mut Stack<'_>, bit: i64) -> Outcome {
+fn bit_option(stack: &mut Stack<'_>, bit: i64, names: &[&str]) -> Outcome {
     check_argument_count(stack, 1)?;
     let setting = Setting::DecodeInvalidAndKeep;
     let bits = setting.of(stack);
-    let bits = match choice(stack, 1, &[])? {
+    let bits = match choice(stack, 1, names)? {
         Some(0) => bits & !bit,
         Some(_) => bits | bit,
         None => bits,
@@ -177,11 +177,11 @@ fn bit_option(stack: &mut Stack<'_>, bit: i64) -> Outcome {
 }
 
 fn encode_keep_buffer(stack: &mut Stack<'_>) -> Outcome {
-    bit_option(stack, 2)
+    bit_option(stack, 2, &["off", "on"])
 }
 
 fn decode_invalid_numbers(stack: &mut Stack<'_>) -> Outcome {
-    bit_option(stack, 1)
+    bit_option(stack, 1, &[])
 }
 
 fn encode_invalid_numbers(stack: &mut Stack<'_>) -> Outcome {

@@ -105,7 +105,7 @@ pub(crate) fn parse_first_line(text: &[u8]) -> Result<(String, usize), CommandEr
 }
 
 /// The words of a line. Quotes group words and are removed; `None` if one is not closed.
-fn split_words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
+pub(crate) fn split_words(line: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut words = Vec::new();
     let mut word: Option<Vec<u8>> = None;
     let mut quote = None;

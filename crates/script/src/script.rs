@@ -8,6 +8,8 @@
 use damselfly_base::CommandError;
 use damselfly_base::sha1::sha1;
 
+use crate::function_registration::split_words;
+
 /// The chunk name of all scripts. In messages, it appears without the `@`.
 pub(crate) const CHUNK_NAME: &[u8] = b"@user_script";
 
@@ -135,9 +137,10 @@ fn shebang(body: &[u8]) -> Result<(usize, Flags), CommandError> {
         .iter()
         .position(|&byte| byte == b'\n')
         .ok_or_else(|| CommandError::err("Invalid script shebang"))?;
-    let mut words = body[..len]
-        .split(|&byte| byte == b' ')
-        .filter(|word| !word.is_empty());
+    let words = split_words(&body[..len])
+        .filter(|words| !words.is_empty())
+        .ok_or_else(|| CommandError::err("Invalid engine in script shebang"))?;
+    let mut words = words.iter().map(Vec::as_slice);
     let engine = words.next().unwrap_or_default();
     if engine != b"#!lua" {
         return Err(CommandError::quoting(
@@ -182,6 +185,21 @@ mod tests {
         );
         assert_eq!(script.code(), b"\nreturn 1");
         assert_eq!(Script::parse(b"return 1").unwrap().flags(), None);
+    }
+
+    #[test]
+    fn the_first_line_is_split_as_the_one_of_a_library() {
+        for (line, flags) in [
+            ("#!lua\r", vec![]),
+            ("#!lua\tflags=no-writes \r", vec!["no-writes"]),
+            ("#!lua 'flags=allow-oom'", vec!["allow-oom"]),
+        ] {
+            let script = Script::parse(format!("{line}\nreturn 1").as_bytes()).unwrap();
+            let found: Vec<_> = script.flags().unwrap().names().collect();
+            assert_eq!(found, flags, "{line}");
+        }
+        let error = Script::parse(b"#!lua \"flags=no-writes\nreturn 1").unwrap_err();
+        assert_eq!(error.to_bytes(), b"ERR Invalid engine in script shebang");
     }
 
     #[test]

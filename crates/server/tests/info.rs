@@ -505,3 +505,21 @@ fn the_slow_log_shortens_arguments_and_hides_secrets() {
         ]
     );
 }
+
+/// Bug: a HyperLogLog that had become dense kept room to double in size, which it never does.
+#[test]
+fn a_dense_hyperloglog_has_no_spare_room() {
+    let server = TestServer::start();
+    let mut client = server.client();
+    for first in (0..20_000).step_by(100) {
+        let elements = first..first + 100;
+        let words = elements.map(|number| format!(" {number}"));
+        client.run(&format!("PFADD a{}", words.collect::<String>()));
+    }
+    client.run("PFMERGE b a");
+    for key in ["a", "b"] {
+        assert_eq!(client.run(&format!("STRLEN {key}")), "(integer) 12304");
+        let bytes = client.number(&format!("MEMORY USAGE {key}"));
+        assert!(bytes < 15_000, "{bytes}");
+    }
+}

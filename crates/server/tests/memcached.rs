@@ -952,3 +952,117 @@ fn a_list_of_items_waits_for_its_client_and_for_busy_shards() {
         .collect();
     assert_eq!(rest, ["END", "VALUE k 0 1", "x", "END", "EN k!end"]);
 }
+
+/// Bug: a refused `ms` removed the key, whatever else was wrong with the request. A key that is no base64 was taken for the empty one.
+#[test]
+fn a_refused_request_that_would_store_nothing_removes_nothing() {
+    let cache = Cache::with(|config| config.memcached_max_item_size_bytes = 1000);
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    redis.run_words(&["SET", "", "precious"]);
+    memcached.run("set a 0 0 1|x");
+    let large = "x".repeat(2000);
+    for (request, error) in [
+        ("!! 2000 b", "CLIENT_ERROR error decoding key"),
+        ("a 2000 v v", "CLIENT_ERROR duplicate flag"),
+        ("a 2000 MX", "CLIENT_ERROR invalid mode for ms M token"),
+    ] {
+        let reply = memcached.run(&format!("ms {request}|{large}"));
+        assert_eq!(reply, error, "{request}");
+    }
+    assert_eq!(redis.run_words(&["GET", ""]), "\"precious\"");
+    redis.run("CONFIG SET maxmemory 1");
+    for (request, error) in [
+        ("!! 1 b", "CLIENT_ERROR error decoding key"),
+        ("a 1 MX", "CLIENT_ERROR invalid mode for ms M token"),
+    ] {
+        assert_eq!(memcached.run(&format!("ms {request}|x")), error);
+    }
+    assert_eq!(redis.run_words(&["GET", ""]), "\"precious\"");
+    assert_eq!(memcached.run("get a"), "VALUE a 0 1|x|END");
+}
+
+#[test]
+fn appended_items_have_the_limit_of_stored_ones() {
+    let cache = Cache::with(|config| config.memcached_max_item_size_bytes = 1000);
+    let mut memcached = cache.memcached();
+    // The key, and 59 bytes that memcached needs besides.
+    let most = "x".repeat(940);
+    let too_large = "SERVER_ERROR object too large for cache";
+    assert_eq!(memcached.run(&format!("set k 0 0 940|{most}")), "STORED");
+    assert_eq!(memcached.run("append k 0 0 1|x"), "NOT_STORED");
+    assert_eq!(memcached.run("prepend k 0 0 1|x"), "NOT_STORED");
+    assert_eq!(memcached.run(&format!("set k 0 0 941|x{most}")), too_large);
+    assert_eq!(
+        memcached.run(&format!("set k 0 0 939|{}", &most[1..])),
+        "STORED"
+    );
+    assert_eq!(memcached.run("append k 0 0 1|x"), "STORED");
+}
+
+#[test]
+fn gat_that_fails_changes_no_expiry() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    memcached.run("set a 0 0 1|x|set b 0 0 1|x");
+    redis.run("LPUSH list x");
+    for expiry in ["1000", "-1"] {
+        let reply = memcached.run(&format!("gat {expiry} a list b"));
+        assert!(reply.starts_with("SERVER_ERROR WRONGTYPE"), "{reply}");
+        assert_eq!(redis.run("TTL a"), "(integer) -1");
+    }
+}
+
+#[test]
+fn a_password_may_have_blanks() {
+    let cache = Cache::with(|config| config.requirepass = String::from("two words"));
+    for (data, reply) in [
+        ("default two words", "STORED\r\n"),
+        ("default two", "CLIENT_ERROR authentication failure\r\n"),
+        (
+            "default two words ",
+            "CLIENT_ERROR authentication failure\r\n",
+        ),
+        (
+            "default",
+            "CLIENT_ERROR bad authentication token format\r\n",
+        ),
+    ] {
+        let mut client = cache.memcached();
+        client.send(format!("set x 0 0 {}\r\n{data}\r\n", data.len()).as_bytes());
+        let found = client.read_until(|reply| reply.ends_with(b"\r\n"));
+        assert_eq!(String::from_utf8(found).unwrap(), reply, "{data}");
+    }
+}
+
+#[test]
+fn the_crawler_lists_requests_that_can_be_sent() {
+    let cache = Cache::start();
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    let letters = "é".repeat(100);
+    memcached.run(&format!(
+        "set {letters} 0 0 1|x|ms {} 1 b|x",
+        "YSBi".repeat(62)
+    ));
+    for key in ["", &"k".repeat(251), &"a b".repeat(83)] {
+        redis.run_words(&["SET", key, "x"]);
+    }
+    let list = memcached.run("lru_crawler mgdump all");
+    let requests: Vec<_> = list.strip_suffix("|EN").unwrap().split('|').collect();
+    assert_eq!(requests.len(), 2, "{list}");
+    for request in requests {
+        assert_eq!(memcached.run(&format!("{request} s")), "HD s1", "{request}");
+    }
+}
+
+/// Bug: a client that stopped reading in the middle of a reply which is written in slices was never idle.
+#[test]
+fn a_client_that_reads_no_slices_is_closed_when_it_was_idle() {
+    let cache = Cache::with(|config| config.enable_debug_command = Allow::Yes);
+    let (mut redis, mut memcached) = (cache.redis(), cache.memcached());
+    assert_eq!(redis.run("DEBUG POPULATE 200000 key 10"), "OK");
+    redis.run("CONFIG SET timeout 1");
+    memcached.send(b"lru_crawler metadump all\r\n");
+    until("it is closed", || {
+        !redis.text("CLIENT LIST").contains(" resp=0 ")
+    });
+}

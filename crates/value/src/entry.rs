@@ -162,6 +162,15 @@ impl Entry {
     /// # Panics
     /// If the value is a collection, or `len` exceeds 4 GiB.
     pub fn edit(&mut self, len: usize) -> &mut [u8] {
+        self.edit_with_room(len, len.min(SLACK_BYTES_MAX))
+    }
+
+    /// As [`Entry::edit`], for a value that will not grow any more: reserves no room.
+    pub fn edit_exactly(&mut self, len: usize) -> &mut [u8] {
+        self.edit_with_room(len, 0)
+    }
+
+    fn edit_with_room(&mut self, len: usize, room: usize) -> &mut [u8] {
         assert!(len <= BYTES_MAX, "value over 4 GiB");
         let text = self.view().text().expect("only strings can be edited");
         let old_len = text.len();
@@ -172,7 +181,7 @@ impl Entry {
         } else {
             // A value that grew once is likely to grow again.
             let slack = match old_len > 0 && grown > 0 {
-                true => len.min(SLACK_BYTES_MAX),
+                true => room,
                 false => 0,
             };
             let copy = self.without_value(new, new.total() + slack);

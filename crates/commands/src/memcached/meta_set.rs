@@ -12,25 +12,13 @@ use crate::{Args, Result};
 pub(super) fn meta_set(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
     let (key, data_at) = (args.key(1), args.len() - 1);
     let tokens = || args.from(3).take(data_at - 3);
-    let (flags, mode) = match MetaFlags::parse(tokens()) {
-        Ok(_) if key.bytes.is_empty() => Err(BAD_KEY),
-        Ok(flags) => {
-            let mode = mode_of(flags.mode).ok_or("CLIENT_ERROR invalid mode for ms M token");
-            match mode {
-                Ok(mode) => opaque_error(tokens()).map_or(Ok((flags, mode)), Err),
-                Err(error) => Err(error),
-            }
-        }
-        Err(error) => Err(error),
-    }
-    .map_or_else(
-        |error| {
+    let (flags, mode) = match flags_and_mode(args, data_at) {
+        Ok(found) => found,
+        Err(error) => {
             output.line(error);
-            (MetaFlags::default(), None)
-        },
-        |(flags, mode)| (flags, Some(mode)),
-    );
-    let Some(mode) = mode else { return Ok(()) };
+            return Ok(());
+        }
+    };
     let expiry = |exptime: i64| Expiry::new(exptime, tx.now());
     let store = Store {
         key,
@@ -76,6 +64,23 @@ pub(super) fn meta_set(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>)
     }
     output.out.extend_from_slice(b"\r\n");
     Ok(())
+}
+
+/// The flags of `ms`, which end in front of argument `end`, or the line that says what is wrong with them or the key.
+pub(super) fn flags_and_mode(
+    args: Args<'_>,
+    end: usize,
+) -> std::result::Result<(MetaFlags, Mode), &'static str> {
+    let tokens = || args.from(3).take(end - 3);
+    let flags = MetaFlags::parse(tokens())?;
+    if args.key(1).bytes.is_empty() {
+        return Err(BAD_KEY);
+    }
+    let mode = mode_of(flags.mode).ok_or("CLIENT_ERROR invalid mode for ms M token")?;
+    match opaque_error(tokens()) {
+        Some(error) => Err(error),
+        None => Ok((flags, mode)),
+    }
 }
 
 fn mode_of(letter: Option<u8>) -> Option<Mode> {

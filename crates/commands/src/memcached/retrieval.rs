@@ -92,6 +92,12 @@ fn retrieve(
     if len > 1 {
         tx.prefetch(keys.iter().map(|key| key.hash));
     }
+    if expiry.is_some() {
+        // No expiry is set if the request fails.
+        for &key in keys {
+            tx.peek(key).map(text_of).transpose()?;
+        }
+    }
     for &key in keys {
         if tx.read(key).is_none() {
             output.tally.misses += 1;

@@ -2,11 +2,12 @@
 
 use damselfly_base::CommandError;
 use damselfly_engine::{Deadline, Event, Key, Tx};
-use damselfly_protocol::memcached::number;
+use damselfly_protocol::memcached::{item_bytes, number};
 use damselfly_value::{Attributes, NewValue, Text};
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::meta_set::flags_and_mode;
 use super::{Class, Expiry, Output, is_quiet};
 use crate::{Args, Result};
 
@@ -166,7 +167,8 @@ impl Store<'_> {
             .and_then(|old| old.text())
             .map_or(0, Text::len);
         let (added, len) = (self.data.len(), old_len + self.data.len());
-        if len + self.key.bytes.len() > tx.engine().settings.item_bytes_max.load(Relaxed) {
+        let bytes = item_bytes(self.key.bytes.len(), len, flags != 0);
+        if bytes > tx.engine().settings.item_bytes_max.load(Relaxed) {
             return Outcome::NotStored;
         }
         tx.note_replacement(self.key);
@@ -329,6 +331,12 @@ pub(super) fn too_large(_: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>)
 }
 
 pub(super) fn too_large_to_set(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
+    if args.at(0) == b"ms"
+        && let Err(error) = flags_and_mode(args, args.len())
+    {
+        output.line(error);
+        return Ok(());
+    }
     // Nobody shall read a value that its writer believes to be replaced.
     tx.remove(args.key(1));
     too_large(tx, args, output)
@@ -340,6 +348,12 @@ pub(super) const OUT_OF_MEMORY_ERROR: &str = "SERVER_ERROR out of memory storing
 /// Arguments: those of any command that needs memory.
 pub(super) fn out_of_memory(tx: &mut Tx<'_>, args: Args<'_>, output: &mut Output<'_>) -> Result {
     let name = args.at(0);
+    if name == b"ms"
+        && let Err(error) = flags_and_mode(args, args.len() - 1)
+    {
+        output.line(error);
+        return Ok(());
+    }
     if matches!(name, b"set" | b"ms") {
         tx.remove(args.key(1));
     }

@@ -28,3 +28,11 @@ pub const KEY_BYTES_MAX: usize = 250;
 
 /// The longest opaque token of a meta request, in bytes.
 pub const OPAQUE_BYTES_MAX: usize = 31;
+
+/// The bytes that an item takes in memcached: a client that stores larger ones than it may is told so.
+pub fn item_bytes(key_len: usize, data_len: usize, has_flags: bool) -> usize {
+    /// Its header, its CAS number, the zero byte behind the key, the line end behind the data.
+    const OVERHEAD_BYTES: usize = 48 + 8 + 1 + 2;
+    let flags_bytes = if has_flags { 4 } else { 0 };
+    key_len + data_len + flags_bytes + OVERHEAD_BYTES
+}

@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use super::{KEY_BYTES_MAX, Verb, base64, number};
+use super::{KEY_BYTES_MAX, Verb, base64, item_bytes, number};
 use crate::Span;
 
 /// The most keys of one request.
@@ -492,11 +492,7 @@ impl Line<'_> {
 
     /// True if memcached would refuse an item of this size.
     fn is_too_large(&self, len: usize, has_flags: bool) -> bool {
-        /// An item's header, its CAS number, the zero byte behind the key, the line end behind the data.
-        const OVERHEAD_BYTES: usize = 48 + 8 + 1 + 2;
-        let flags_bytes = if has_flags { 4 } else { 0 };
-        let bytes = self.word(1).len() + len + flags_bytes + OVERHEAD_BYTES;
-        bytes > self.limits.item_bytes_max
+        item_bytes(self.word(1).len(), len, has_flags) > self.limits.item_bytes_max
     }
 
     /// Checks the number of words and the key of a meta request without data, and decodes the key.

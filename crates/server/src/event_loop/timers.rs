@@ -138,7 +138,10 @@ impl Worker {
             let idle_s = (now_ms - client.active_ms.load(Relaxed)) / 1000;
             if timeout_s > 0
                 && idle_s > timeout_s
-                && matches!(connection.input.stall(), None | Some(Stall::Output))
+                && matches!(
+                    connection.input.stall(),
+                    None | Some(Stall::Output | Stall::SlicedReply)
+                )
                 && !client.monitor.load(Relaxed)
                 && connection.session.subscriptions.is_none()
                 && connection.session.feed.is_none()

@@ -12,7 +12,7 @@ use std::result;
 use damselfly_commands::{Args, Result};
 use damselfly_engine::{Busy, Cursor, Now, is_used, unused_seconds};
 use damselfly_protocol::Reply;
-use damselfly_protocol::memcached::{encode_base64, number, reply};
+use damselfly_protocol::memcached::{KEY_BYTES_MAX, encode_base64, number, reply};
 use damselfly_value::EntryRef;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_encode};
 
@@ -169,17 +169,19 @@ impl Form {
                 );
             }
             Self::Requests => {
+                let start = out.len();
                 out.extend_from_slice(b"mg ");
-                match key.iter().any(|byte| !byte.is_ascii_graphic()) {
-                    true => {
-                        encode_base64(key, out);
-                        out.extend_from_slice(b" b\r\n");
-                    }
-                    false => {
-                        out.extend_from_slice(key);
-                        out.extend_from_slice(b"\r\n");
-                    }
+                let key_start = out.len();
+                let is_base64 = key.iter().any(|&byte| byte <= b' ' || byte == b'\x7f');
+                match is_base64 {
+                    true => encode_base64(key, out),
+                    false => out.extend_from_slice(key),
                 }
+                if !(1..=KEY_BYTES_MAX).contains(&(out.len() - key_start)) {
+                    // Only clients of RESP can ask for it.
+                    return out.truncate(start);
+                }
+                out.extend_from_slice(if is_base64 { b" b\r\n" } else { b"\r\n" });
             }
         }
     }

@@ -456,10 +456,9 @@ fn unauthenticated(_: &mut Context<'_>, _: Args<'_>, reply: &mut Reply<'_>) -> R
 /// Arguments: the words of a `set`, and user and password as its data.
 fn authenticate(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     let data = args.at(args.len() - 1);
-    let mut words = data
-        .split(|&byte| byte == b' ')
-        .filter(|word| !word.is_empty());
-    let (Some(user), Some(password)) = (words.next(), words.next()) else {
+    // A password may have blanks.
+    let mut parts = data.splitn(2, |&byte| byte == b' ');
+    let (Some(user), Some(password)) = (parts.next(), parts.next()) else {
         return line(reply, "CLIENT_ERROR bad authentication token format");
     };
     if connection_commands::log_in(context, user, password, args.at(0)).is_err() {

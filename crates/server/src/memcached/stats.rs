@@ -349,6 +349,8 @@ fn verbosity(level: LogLevel) -> u8 {
 fn dump(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Result {
     const REPLY_BYTES_MAX: usize = 2 << 20;
     const KEYS_PER_STEP: usize = 100;
+    /// Some ten milliseconds of work, even if none of these keys is an item.
+    const STEPS_MAX: usize = 1000;
     if args.len() < 4 {
         return line(reply, "CLIENT_ERROR bad command line");
     }
@@ -366,8 +368,9 @@ fn dump(context: &mut Context<'_>, args: Args<'_>, reply: &mut Reply<'_>) -> Res
     let (out, mut keys) = (reply.buffer(), 0);
     let start = out.len();
     let mut tx = context.section();
-    let mut cursor = Cursor::default();
-    while class == 1 && keys < limit {
+    let (mut cursor, mut steps) = (Cursor::default(), 0);
+    while class == 1 && keys < limit && steps < STEPS_MAX {
+        steps += 1;
         cursor = tx.scan(DATABASE, cursor, KEYS_PER_STEP, |entry| {
             if let Some(text) = entry.text().filter(|_| keys < limit) {
                 keys += 1;

@@ -51,11 +51,8 @@ const SLACK_BYTES_PER_THREAD: u64 = 1 << 20;
 /// When only this part of the slack is left, entries are moved.
 const MARGIN_DIVISOR: u64 = 4;
 
-/// The limit is lowered by at most this part of the slack.
-const LEAD_DIVISOR: u64 = 2;
-
-/// It rises again to a half in about this time.
-const LEAD_TIME: Duration = Duration::from_secs(10);
+/// A lowered limit rises again by about two thirds in this time.
+const LEAD_TIME: Duration = Duration::from_secs(20);
 
 /// The part of what is too little that one step gives back.
 const STEP_DIVISOR: u64 = 2;
@@ -212,7 +209,7 @@ impl Sample {
     /// By how much the limit is lowered, if that was `before`, and memory was over it by `over` in two measurements.
     fn lead(&self, before: u64, over: u64) -> u64 {
         // The slack may have shrunk.
-        before.max(over).min(self.slack / LEAD_DIVISOR)
+        before.max(over).min(self.slack)
     }
 
     /// True if keys are evicted because of the allocator, or will be.
@@ -436,8 +433,8 @@ mod tests {
             (0, 0, 0),
             (0, 20, 20),
             (30, 20, 30),
-            (10, 90, 50),
-            (400, 0, 50),
+            (10, 900, 100),
+            (400, 0, 100),
         ] {
             assert_eq!(SAMPLE.lead(before, over), expected, "{before} {over}");
         }
