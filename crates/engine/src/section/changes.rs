@@ -13,6 +13,17 @@ const NO_USE: u8 = 1;
 pub(super) const USE_OF_ITEM: u8 = 2;
 
 impl Tx<'_> {
+    /// As [`Tx::changed`], for a change of so many elements, each of which counts.
+    pub fn changed_elements(&mut self, key: Key<'_>, event: Event, elements: usize) {
+        self.changed(key, event);
+        self.changed_many(elements.saturating_sub(1));
+    }
+
+    /// Notes that so many more keys or elements were changed or removed.
+    pub fn changed_many(&mut self, more: usize) {
+        self.effects.changes += more as u64;
+    }
+
     /// Changes the collection at a key and returns the result of `change`. Removes the key if its collection is then empty. If the
     /// key is absent, `create` says whether to create an empty collection first; if not, returns `None`. Updates the access bits
     /// of an existing key, even if it holds the wrong type.

@@ -231,12 +231,6 @@ impl<'a> Tx<'a> {
         self.note_change(self.db, key, Some(event));
     }
 
-    /// As [`Tx::changed`], for a change of so many elements, each of which counts.
-    pub fn changed_elements(&mut self, key: Key<'_>, event: Event, elements: usize) {
-        self.changed(key, event);
-        self.changed_many(elements.saturating_sub(1));
-    }
-
     /// As [`Tx::changed`], for a change that raises no event.
     pub fn changed_without_event(&mut self, key: Key<'_>) {
         self.note_change(self.db, key, None);
@@ -291,11 +285,6 @@ impl<'a> Tx<'a> {
     #[inline]
     pub fn has_extras(&self) -> bool {
         self.extras.is_some()
-    }
-
-    /// Notes that so many more keys or elements were changed or removed.
-    pub fn changed_many(&mut self, more: usize) {
-        self.effects.changes += more as u64;
     }
 
     /// Hints that the entries of these hashes are about to be used, in the selected database. Their shards are locked.
