@@ -150,6 +150,18 @@ pub struct ThreadCounters {
 
 /// The most distinct error words that are counted. Scripts choose their error texts, so there is no other limit.
 const ERROR_WORDS_MAX: usize = 128;
+/// The longest such word.
+const ERROR_WORD_BYTES_MAX: usize = 30;
+
+/// The word under which INFO counts an error: its first, if that is short and something follows. What would confuse readers of INFO is replaced.
+fn error_word(text: &[u8]) -> String {
+    let start = &text[..text.len().min(ERROR_WORD_BYTES_MAX + 1)];
+    let word = match start.iter().position(|&byte| byte == b' ') {
+        Some(len) => &text[..len],
+        None => b"ERR",
+    };
+    String::from_utf8_lossy(word).replace(['#', ':', '\r', '\n'], "_")
+}
 
 impl ThreadCounters {
     /// Zero counters for all commands.
@@ -164,12 +176,11 @@ impl ThreadCounters {
     /// Counts an error reply; `text` is without the leading `-`.
     pub fn count_error(&self, text: &[u8]) {
         self.error_replies.add(1);
-        let word = text.split(|&byte| byte == b' ').next().unwrap_or_default();
-        let word = String::from_utf8_lossy(word);
+        let word = error_word(text);
         if let Ok(mut errors) = self.errors.lock()
-            && (errors.len() < ERROR_WORDS_MAX || errors.contains_key(&*word))
+            && (errors.len() < ERROR_WORDS_MAX || word == "ERR" || errors.contains_key(&word))
         {
-            *errors.entry(word.into_owned()).or_default() += 1;
+            *errors.entry(word).or_default() += 1;
         }
     }
 
@@ -300,6 +311,21 @@ impl CommandTotals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn errors_are_counted_under_the_words_of_redis() {
+        let (longest, longer) = ("x".repeat(30), "x".repeat(31));
+        for (text, word) in [
+            ("WRONGTYPE Operation against a key", "WRONGTYPE"),
+            ("x", "ERR"),
+            ("", "ERR"),
+            ("a:b#c x", "a_b_c"),
+            (&format!("{longest} x"), longest.as_str()),
+            (&format!("{longer} x"), "ERR"),
+        ] {
+            assert_eq!(error_word(text.as_bytes()), word, "{text}");
+        }
+    }
 
     #[test]
     fn buckets_hold_the_values_between_their_bounds() {
