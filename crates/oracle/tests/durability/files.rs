@@ -430,3 +430,28 @@ fn a_trimmed_stream_is_the_same_after_a_restart() {
     let after = again.connect().call(&["XINFO", "STREAM", "s"]).unwrap();
     assert_eq!(after, before);
 }
+
+/// Bug: a missing increment was created, so the server started without what it had held.
+#[test]
+fn a_missing_file_keeps_the_server_from_starting() {
+    let program = Program::subject();
+    let folder = ScratchFolder::create().unwrap();
+    let server = start(&program, folder.path(), &[]);
+    fill(&server);
+    rewrite(&server);
+    let mut connection = server.connect();
+    assert_eq!(integer(&mut connection, &["INCR", "last"]), 1);
+    let before = digest(&server);
+    drop(server);
+    let dir = folder.path().display().to_string();
+    let options = ["--dir", &dir, "--appendonly", "yes"];
+    let aside = folder.path().join("aside");
+    for name in ["appendonly.aof.2.base.rdb", "appendonly.aof.2.incr.aof"] {
+        let file = folder.path().join("appendonlydir").join(name);
+        std::fs::rename(&file, &aside).unwrap();
+        assert!(refuses_to_start(&program, &options), "without {name}");
+        assert!(!file.exists(), "{name} was created");
+        std::fs::rename(&aside, &file).unwrap();
+    }
+    assert_eq!(digest(&start(&program, folder.path(), &[])), before);
+}

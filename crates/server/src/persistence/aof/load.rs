@@ -492,6 +492,21 @@ fn run_in(
     }
 }
 
+fn not_writable(config: &Config, increment: Option<&str>, error: &io::Error) -> String {
+    let folder = folder(config);
+    let path = increment.map_or(folder.clone(), |name| folder.join(name));
+    let advice = match error.kind() {
+        io::ErrorKind::NotFound => {
+            "The server does not start, so that no data is lost. Restore the folder from a copy"
+        }
+        _ => "Check who owns it and who may write it, or start with 'appendonly no'",
+    };
+    format!(
+        "Can't open the append-only file {} for writing: {error}. {advice}",
+        path.display()
+    )
+}
+
 /// Loads the append-only file, or the snapshot if there is none yet, and begins to write. The gate is closed.
 ///
 /// # Errors
@@ -504,9 +519,7 @@ pub fn start(shared: &Arc<Shared>, stop: &dyn Fn() -> bool) -> Result<bool, Stri
         shared
             .aof
             .check_writable(&config, last)
-            .map_err(|error| {
-                format!("Can't open the append-only file for writing, in {}: {error}. Check who owns it and who may write it, or start with 'appendonly no'", folder(&config).display())
-            })?;
+            .map_err(|error| not_writable(&config, last, &error))?;
         if !load(shared, &manifest, None, stop)? {
             return Ok(false);
         }

@@ -224,17 +224,23 @@ impl Aof {
         }
     }
 
-    /// Finds out whether commands can be appended: to this increment, or to a new one.
+    /// Finds out whether commands can be appended: to this increment, which must exist, or to a new one.
     ///
     /// # Errors
     /// They can't.
     pub fn check_writable(&self, config: &Config, increment: Option<&str>) -> io::Result<()> {
         const PROBE: &str = "temp-probe.aof";
         let storage = self.storage(config)?;
-        storage.open(increment.unwrap_or(PROBE))?;
         match increment {
-            Some(_) => Ok(()),
-            None => storage.remove(PROBE),
+            Some(name) => {
+                // Opening would create it, and what it had would be lost without a word.
+                storage.len(name)?;
+                storage.open(name).map(drop)
+            }
+            None => {
+                storage.open(PROBE)?;
+                storage.remove(PROBE)
+            }
         }
     }
 
