@@ -168,6 +168,49 @@ fn the_end_waits_for_the_base() {
     }
 }
 
+/// Bug: its writes were acknowledged at once, though a restart would not have loaded them.
+#[test]
+fn a_durable_client_is_told_nothing_while_the_file_has_no_base() {
+    let program = Program::subject();
+    let folder = ScratchFolder::create().unwrap();
+    let server = start(&program, folder.path(), &[]);
+    let mut admin = server.connect();
+    let mut say = |words: &[&str]| admin.call(words).unwrap().to_string();
+    let mut durable = || {
+        let mut connection = server.connect();
+        connection.call(&["CLIENT", "DURABLE", "ON"]).unwrap();
+        assert_eq!(integer(&mut connection, &["INCR", "n"]), 1);
+        connection
+    };
+    // Turned off: closed, since what it has asked for can't be had.
+    let mut connection = durable();
+    assert_eq!(say(&["CONFIG", "SET", "appendonly", "no"]), "OK");
+    assert!(connection.call(&["INCR", "n"]).is_err());
+    assert!(server.log().contains("it has asked for CLIENT DURABLE ON"));
+    assert_eq!(say(&["DEL", "n"]), "(integer) 1");
+    assert_eq!(say(&["CONFIG", "SET", "appendonly", "yes"]), "OK");
+    until_on(&mut say);
+    // Turned off and on again: its reply waits for the base.
+    let mut connection = durable();
+    assert_eq!(say(&["DEBUG", "AOF-FLUSH-SLEEP", "700000"]), "OK");
+    for value in ["no", "yes"] {
+        assert_eq!(say(&["CONFIG", "SET", "appendonly", value]), "OK");
+    }
+    assert_eq!(integer(&mut connection, &["INCR", "n"]), 2);
+    drop(server);
+    let server = start(&program, folder.path(), &[]);
+    assert_eq!(integer(&mut server.connect(), &["GET", "n"]), 2);
+}
+
+fn until_on(say: &mut impl FnMut(&[&str]) -> String) {
+    let started = Instant::now();
+    while !say(&["CLIENT", "DURABLE", "ON"]).contains("OK") {
+        assert!(started.elapsed() < Duration::from_secs(60), "no base");
+        thread::sleep(Duration::from_millis(2));
+    }
+    say(&["CLIENT", "DURABLE", "OFF"]);
+}
+
 #[test]
 fn a_durable_client_waits_for_the_disk_and_others_do_not() {
     let folder = ScratchFolder::create().unwrap();

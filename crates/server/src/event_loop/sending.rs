@@ -5,16 +5,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::Worker;
 use crate::event_loop::input::{Next, Stall};
 use crate::gate::Reasons;
-use crate::persistence::aof;
+use crate::persistence::aof::Mode;
 use crate::session::Session;
 
 impl Worker {
-    /// A number that changes when more is on disk or on replicas, and when the append-only file can't be written or can be again.
+    /// A number that changes when more is on disk or on replicas, when the append-only file has its base, and when it can't be written or can be again.
     pub(super) fn progress(&self) -> u64 {
         let acks = self.shared.replication.acks.load(Relaxed);
         let has_failed = u64::from(self.has_log_failed()) << 63;
+        let mode = (self.shared.aof.mode() as u64) << 61;
         let durable = self.shared.aof.durable();
-        durable.wrapping_add(acks).wrapping_add(has_failed)
+        let progress = durable.wrapping_add(acks);
+        progress.wrapping_add(mode).wrapping_add(has_failed)
     }
 
     fn has_log_failed(&self) -> bool {
@@ -23,7 +25,12 @@ impl Worker {
 
     /// All records below this number are where the client wants them.
     fn safe_record(&self, session: &Session) -> u64 {
-        let durable = self.shared.aof.durable();
+        let aof = &self.shared.aof;
+        let durable = match session.durability.on_disk && aof.mode() == Mode::Starting {
+            // Without a base, a restart would load none of it.
+            true => 0,
+            false => aof.durable(),
+        };
         match session.durability.replicas {
             0 => durable,
             replicas => {
@@ -114,10 +121,18 @@ impl Worker {
     /// Up to where the output of a connection may be sent now.
     #[inline]
     pub(super) fn sent_max(&mut self, key: usize) -> usize {
-        let connection = &self.connections[key];
+        let connection = &mut self.connections[key];
         let durability = connection.session.durability;
+        if durability.on_disk && self.shared.aof.mode() == Mode::Off {
+            log::warn!(
+                "Closing client {}: it has asked for CLIENT DURABLE ON, and the append-only file was turned off",
+                connection.session.client.address
+            );
+            connection.mark_broken();
+            return 0;
+        }
         let may_be_held = self.shared.aof.holds_replies()
-            || durability.on_disk && self.shared.aof.mode() == aof::Mode::On
+            || durability.on_disk
             || durability.replicas > 0
             || connection.is_held();
         match may_be_held {
