@@ -330,9 +330,39 @@ fn a_server_whose_append_only_file_cannot_be_written_does_not_start() {
         }
     };
     for part in [
-        "Can't open the append-only file for writing, in ",
-        "/appendonlydir: Read-only file system",
+        "Can't open the append-only file ",
+        ".incr.aof for writing: Read-only file system",
     ] {
         assert!(log.contains(part), "{log}");
+    }
+}
+
+/// Bug: it ended as if all were well, and what waited to be written was lost.
+#[test]
+fn a_server_with_unwritten_changes_ends_only_if_it_is_forced() {
+    for force in [false, true] {
+        let Some(mut disk) = SmallDisk::start("everysec") else {
+            return;
+        };
+        let server = &disk.server;
+        disk.fill(&AtomicBool::new(false));
+        let refused = call(server, &["SHUTDOWN"]);
+        assert!(refused.contains("Errors trying to SHUTDOWN"), "{refused}");
+        let why =
+            "The last changes can't be written to the append-only file: No space left on device";
+        assert!(server.log().contains(why));
+        let mut connection = server.connect();
+        match force {
+            true => connection.send(b"SHUTDOWN FORCE\r\n").unwrap(),
+            false => {
+                fs::remove_file(disk.ballast()).unwrap();
+                wait_until("all is written", || {
+                    info(server, "aof_last_write_status") == "ok"
+                });
+                connection.send(b"SHUTDOWN\r\n").unwrap();
+            }
+        }
+        let ended = disk.server.wait(std::time::Duration::from_secs(60));
+        assert!(ended.unwrap().is_some_and(|status| status.success()));
     }
 }

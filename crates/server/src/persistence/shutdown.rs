@@ -50,7 +50,27 @@ impl Shutdown {
 
     /// True if it has something to do before the server stops.
     pub fn takes_long(&self, shared: &Shared) -> bool {
-        self.saves(shared) || self.awaits_base(shared)
+        self.saves(shared) || self.awaits_base(shared) || self.awaits_file(shared)
+    }
+
+    /// True while changes have yet to be written to the append-only file.
+    fn awaits_file(&self, shared: &Shared) -> bool {
+        shared.aof.mode() == Mode::On
+            && !self.flags.nosave
+            && shared.aof.durable() < shared.engine.log.appended()
+    }
+
+    /// Waits until all changes are in the append-only file. False if that fails.
+    fn wait_for_file(&self, shared: &Shared) -> bool {
+        let is_written =
+            !self.awaits_file(shared) || shared.aof.wait_for(shared.engine.log.appended());
+        if !is_written {
+            log::error!(
+                "The last changes can't be written to the append-only file: {}",
+                shared.aof.status().write_error.unwrap_or_default()
+            );
+        }
+        is_written
     }
 
     /// True while the append-only file is on, but a restart would not load it yet: without its base, everything would be lost.
@@ -95,6 +115,13 @@ impl Shutdown {
                 return Ok(Err(NotStopped::NotSaved));
             }
             log::error!("The append-only file has no base. Exit anyway.");
+        }
+        if !self.wait_for_file(shared) {
+            if !self.flags.force {
+                shared.replication.end_last_wait(shared);
+                return Ok(Err(NotStopped::NotSaved));
+            }
+            log::error!("Changes that are not in the append-only file are lost. Exit anyway.");
         }
         let result = self.try_run(shared);
         if matches!(result, Ok(Err(_))) {
