@@ -99,6 +99,40 @@ fn redis_cli_connects_with_a_certificate_and_only_with_one() {
     }
 }
 
+/// Bug: only `loglevel debug` showed why clients could not connect.
+#[test]
+fn the_log_says_why_a_handshake_failed() {
+    let encrypted = Encrypted::start(&Program::subject(), &[]);
+    assert!(!encrypted.cli(&["PING"]).status.success(), "no certificate");
+    until("the log says so", || {
+        let log = encrypted.server.log();
+        log.contains("Error accepting a client connection: ")
+    });
+}
+
+/// Bug: the link to the primary failed again and again instead.
+#[test]
+fn links_with_tls_need_an_authority() {
+    let need = "Either tls-ca-cert-file or tls-ca-cert-dir must be specified";
+    match Server::start(&Program::subject(), &["--tls-replication", "yes"]) {
+        Ok(mut server) => {
+            let ended = server.wait(std::time::Duration::from_secs(60)).unwrap();
+            assert!(ended.is_some_and(|status| !status.success()));
+            assert!(server.log().contains(need), "{}", server.log());
+        }
+        Err(error) => assert!(error.to_string().contains(need), "{error}"),
+    }
+    let server = Server::start(&Program::subject(), &[]).unwrap();
+    let mut connection = server.connect();
+    let reply = connection.call(&["CONFIG", "SET", "tls-replication", "yes"]);
+    let reply = reply.unwrap().to_string();
+    assert!(
+        reply.contains("Unable to update TLS configuration"),
+        "{reply}"
+    );
+    assert!(server.log().contains(need));
+}
+
 #[test]
 fn openssl_connects_with_tls_1_2_and_1_3_and_not_with_older_ones() {
     let server = Encrypted::start(&Program::subject(), &["--tls-auth-clients", "no"]);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use damselfly_config::Config;
-use damselfly_tls::{Acceptor, CertificateFacts, Certificates};
+use damselfly_tls::{Acceptor, CertificateFacts, Certificates, Connector};
 
 use crate::event_loop::handshakes::Handshaker;
 
@@ -29,11 +29,14 @@ pub fn is_wanted(config: &Config) -> bool {
     config.tls_port > 0 || config.tls_memcached && config.memcached_port > 0
 }
 
-/// What new connections will need with this configuration; `None` if no port expects TLS.
+/// What new connections will need with this configuration; `None` if no port expects TLS. Also checks what the link to a primary will need.
 ///
 /// # Errors
 /// One line that says which option can't be used, and why.
 pub fn load(config: &Config) -> Result<Option<Acceptor>, String> {
+    if config.tls_replication {
+        Connector::load(config)?;
+    }
     match is_wanted(config) {
         true => Acceptor::load(config).map(Some),
         false => Ok(None),

@@ -200,7 +200,7 @@ impl Handshakes<'_> {
             Err(error) => {
                 tls.failed.fetch_add(1, Relaxed);
                 let socket = stream.socket();
-                log::debug!(
+                log::warn!(
                     "Error accepting a client connection: {error} (addr={} laddr={})",
                     show(socket.peer_addr()),
                     show(socket.local_addr())
