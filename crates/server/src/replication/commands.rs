@@ -12,6 +12,7 @@ use damselfly_protocol::Reply;
 use super::feed::{Abilities, Feed};
 use super::link;
 use super::wait::{wait_for_handover, wait_for_merge};
+use crate::admin::client;
 use crate::registry::Handler;
 use crate::session::{Awaited, Context, DiskWait};
 use crate::users;
@@ -192,6 +193,11 @@ fn take_over(context: &mut Context<'_>, args: Args<'_>) -> Result {
     let sent = u64::try_from(args.integer(2)?).unwrap_or(0);
     wait_for_handover(context, sent.saturating_sub(1))?;
     link::become_primary(context.shared);
+    let client = client::line(&context.session.client, context.now.0);
+    log::info!(
+        "MASTER MODE enabled (failover request from '{}')",
+        client.trim_end()
+    );
     Ok(())
 }
 

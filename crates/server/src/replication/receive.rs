@@ -270,6 +270,11 @@ fn finish(payload: &mut Payload<'_>) -> Result<(), String> {
     }
 }
 
+/// Appends a sentence to a text that may be one already.
+fn and_old_data_stays(why: &str) -> String {
+    format!("{}. The old data stays.", why.trim_end_matches('.'))
+}
+
 fn through_file(
     attempt: &Attempt<'_>,
     mut payload: Payload<'_>,
@@ -290,10 +295,8 @@ fn through_file(
         Err(_) if attempt.ends() => return Err(Ended::Replaced),
         Err(CopyError::Write(error)) => return Err(failed(&error)),
         Err(CopyError::Source(why)) => {
-            return Err(format!(
-                "I/O error trying to sync with MASTER: {why}. The old data stays."
-            )
-            .into());
+            let why = format!("I/O error trying to sync with MASTER: {why}");
+            return Err(and_old_data_stays(&why).into());
         }
     };
     file.sync_all().map_err(|error| failed(&error))?;
@@ -433,7 +436,7 @@ fn beside(
         shared.gate.open(reason);
         return match attempt.ends() {
             true => Err(Ended::Replaced),
-            false => Err(format!("{why}. The old data stays.").into()),
+            false => Err(and_old_data_stays(&why).into()),
         };
     }
     let mut tx = link::lock_all(shared);
