@@ -142,9 +142,9 @@ pub struct ModelView {
 /// What was seen of some entries lately.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct UsageSeen {
-    /// How many uses, and entries that were forgotten. Old ones count less.
+    /// How many came to be used so often. Old ones count less.
     pub events: f32,
-    /// The share of them that were forgotten without another use.
+    /// The share of them that have not been used again, 0 to 1.
     pub never_again: f32,
     /// Half of the uses were within this time after the one before, in turnovers: the time in which the cache is used as often as it has entries.
     pub half_within: f32,
@@ -369,7 +369,7 @@ impl Model {
             let events = self.sum(uses * INTERVALS..(uses + 1) * INTERVALS);
             let hits: f32 = events.hits.iter().sum();
             let began = events.began().max(hits);
-            let never_again = if hits > 0.0 { 1.0 - hits / began } else { 1.0 };
+            let never_again = 1.0 - hits / began.max(f32::MIN_POSITIVE);
             let mut seen = 0.0;
             let median = events.hits.iter().position(|count| {
                 seen += count;
