@@ -176,7 +176,7 @@ fn a_durable_client_is_told_nothing_while_the_file_has_no_base() {
     let server = start(&program, folder.path(), &[]);
     let mut admin = server.connect();
     let mut say = |words: &[&str]| admin.call(words).unwrap().to_string();
-    let mut durable = || {
+    let durable = || {
         let mut connection = server.connect();
         connection.call(&["CLIENT", "DURABLE", "ON"]).unwrap();
         assert_eq!(integer(&mut connection, &["INCR", "n"]), 1);

@@ -224,24 +224,12 @@ impl Aof {
         }
     }
 
-    /// Finds out whether commands can be appended: to this increment, which must exist, or to a new one.
+    /// Finds out whether commands can be appended, as [`storage::check_writable`].
     ///
     /// # Errors
     /// They can't.
     pub fn check_writable(&self, config: &Config, increment: Option<&str>) -> io::Result<()> {
-        const PROBE: &str = "temp-probe.aof";
-        let storage = self.storage(config)?;
-        match increment {
-            Some(name) => {
-                // Opening would create it, and what it had would be lost without a word.
-                storage.len(name)?;
-                storage.open(name).map(drop)
-            }
-            None => {
-                storage.open(PROBE)?;
-                storage.remove(PROBE)
-            }
-        }
+        storage::check_writable(&*self.storage(config)?, increment)
     }
 
     /// What INFO shows.

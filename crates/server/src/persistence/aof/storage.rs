@@ -37,6 +37,21 @@ pub fn remove_useless(storage: &dyn Storage, name: &str) {
     }
 }
 
+/// Finds out whether something can be appended: to this file, which must exist, or to a new one.
+///
+/// # Errors
+/// It can't.
+pub fn check_writable(storage: &dyn Storage, file: Option<&str>) -> io::Result<()> {
+    const PROBE: &str = "temp-probe.aof";
+    let Some(name) = file else {
+        storage.open(PROBE)?;
+        return storage.remove(PROBE);
+    };
+    // Opening would create it, and what it had would be lost without a word.
+    storage.len(name)?;
+    storage.open(name).map(drop)
+}
+
 /// A file that grows.
 pub trait Appender: Send {
     /// Appends bytes. After an error, some of them may be there.
