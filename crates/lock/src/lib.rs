@@ -1,36 +1,38 @@
 //! The shard lock: try, spin briefly, then stall the *connection*, never the thread.
 //!
-//! One word holds the lock and the set of threads to wake when it is released:
+//! A thread that finds the lock taken sets its bit in a word beside the lock with [`Lock::wait`]. The thread that unlocks looks
+//! at that word afterwards, clears it, and wakes those threads. Threads that share a bit are woken together, which costs a needless retry
+//! and nothing else.
 //!
-//! ```text
-//! | bit 63: locked | bits 0..=62: one bit per waiting thread (thread number mod 63) |
-//! ```
-//!
-//! A thread that finds the lock taken sets its bit with [`Lock::wait`]. The thread that unlocks
-//! clears all bits in the same atomic operation and wakes those threads. Setting a bit also returns
-//! whether the lock has become free in between, so no wake-up is lost. Threads that share a bit are
-//! woken together, which costs a needless retry and nothing else.
+//! No wake-up is lost if either side sees what the other one wrote before. That takes a full barrier on both sides, between the write and the look.
+//! Releases are frequent and waits are rare, so the waiting thread issues both where the system can do that ([`fence`]); then a release
+//! is a plain store.
+
+mod fence;
 
 #[cfg(loom)]
-use loom::{cell::UnsafeCell, sync::atomic::AtomicU64};
+use loom::{
+    cell::UnsafeCell,
+    sync::atomic::{AtomicBool, AtomicU32},
+};
 #[cfg(not(loom))]
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
-const LOCKED: u64 = 1 << 63;
+use fence::Fences;
 
 /// How often [`Lock::acquire`] retries before it gives up: for 5 to 20 microseconds, depending on the processor. That is longer than any
 /// command on a few keys; a thread that holds a lock for longer has probably lost its processor, perhaps to this very thread.
 const SPINS_MAX: u32 = if cfg!(loom) { 2 } else { 500 };
 
 /// The number of distinct waiter bits.
-const WAITER_BITS: u32 = 63;
+const WAITER_BITS: u32 = u32::BITS;
 
-/// The threads to wake after an unlock: bit `i` stands for every thread whose number is `i` mod 63.
+/// The threads to wake after an unlock: bit `i` stands for every thread whose number is `i` mod 32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "threads that wait for the lock sleep until they are woken"]
-pub struct Waiters(u64);
+pub struct Waiters(u32);
 
 impl Waiters {
     /// True if no thread waits: the common case.
@@ -45,7 +47,7 @@ impl Waiters {
     }
 }
 
-fn waiter_bit(thread: usize) -> u64 {
+fn waiter_bit(thread: usize) -> u32 {
     1 << (thread % WAITER_BITS as usize)
 }
 
@@ -53,7 +55,9 @@ fn waiter_bit(thread: usize) -> u64 {
 /// any number of them.
 #[derive(Debug)]
 pub struct Lock<T> {
-    word: AtomicU64,
+    locked: AtomicBool,
+    fences: Fences,
+    waiters: AtomicU32,
     #[cfg(not(loom))]
     value: std::cell::UnsafeCell<T>,
     #[cfg(loom)]
@@ -68,9 +72,11 @@ unsafe impl<T: Send> Sync for Lock<T> {}
 impl<T> Lock<T> {
     /// An unlocked lock around `value`.
     #[cfg(not(loom))]
-    pub const fn new(value: T) -> Self {
+    pub fn new(value: T) -> Self {
         Self {
-            word: AtomicU64::new(0),
+            locked: AtomicBool::new(false),
+            fences: Fences::of_process(),
+            waiters: AtomicU32::new(0),
             value: std::cell::UnsafeCell::new(value),
         }
     }
@@ -79,7 +85,9 @@ impl<T> Lock<T> {
     #[cfg(loom)]
     pub fn new(value: T) -> Self {
         Self {
-            word: AtomicU64::new(0),
+            locked: AtomicBool::new(false),
+            fences: Fences::of_process(),
+            waiters: AtomicU32::new(0),
             value: UnsafeCell::new(value),
         }
     }
@@ -87,11 +95,10 @@ impl<T> Lock<T> {
     /// Takes the lock if it is free; does not spin.
     #[inline]
     pub fn try_acquire(&self) -> bool {
-        let word = self.word.load(Relaxed);
-        word & LOCKED == 0
+        !self.locked.load(Relaxed)
             && self
-                .word
-                .compare_exchange(word, word | LOCKED, Acquire, Relaxed)
+                .locked
+                .compare_exchange(false, true, Acquire, Relaxed)
                 .is_ok()
     }
 
@@ -118,7 +125,9 @@ impl<T> Lock<T> {
     /// Registers `thread` to be woken at the next release. Returns true if the lock is free already:
     /// then retry at once, since no release may follow.
     pub fn wait(&self, thread: usize) -> bool {
-        self.word.fetch_or(waiter_bit(thread), Relaxed) & LOCKED == 0
+        self.waiters.fetch_or(waiter_bit(thread), Relaxed);
+        self.fences.waiting();
+        !self.locked.load(Relaxed)
     }
 
     /// Releases the lock and returns the threads to wake.
@@ -127,7 +136,12 @@ impl<T> Lock<T> {
     /// The caller holds the lock, and no reference obtained from [`Lock::get`] is used any more.
     #[inline]
     pub unsafe fn release(&self) -> Waiters {
-        Waiters(self.word.swap(0, Release) & !LOCKED)
+        self.locked.store(false, Release);
+        self.fences.releasing();
+        match self.waiters.load(Relaxed) {
+            0 => Waiters(0),
+            _ => Waiters(self.waiters.swap(0, Relaxed)),
+        }
     }
 
     /// A pointer to the value.
@@ -139,17 +153,12 @@ impl<T> Lock<T> {
     pub fn get(&self) -> *mut T {
         self.value.get()
     }
-
-    /// The address of the lock and its value, for prefetching; never to be read through.
-    #[cfg(not(loom))]
-    #[inline]
-    pub fn address(&self) -> *const u8 {
-        std::ptr::from_ref(self).cast()
-    }
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     #[test]
@@ -168,12 +177,78 @@ mod tests {
         let lock = Lock::new(());
         assert!(lock.try_acquire());
         assert!(!lock.wait(3));
-        assert!(!lock.wait(64));
+        assert!(!lock.wait(33));
         // SAFETY: taken above, and no reference exists.
         let waiters = unsafe { lock.release() };
-        assert!(waiters.contains(3) && waiters.contains(1) && waiters.contains(64));
+        assert!(waiters.contains(3) && waiters.contains(1) && waiters.contains(33));
         assert!(!waiters.contains(0) && !waiters.contains(2));
         assert!(lock.wait(5), "`wait` reports that the lock is free");
+    }
+
+    /// One thread releases the lock while another one begins to wait for it, again and again at nearly the same moment.
+    #[test]
+    fn a_wake_up_is_not_lost_by_the_processor() {
+        for fences in [Fences::of_process(), Fences::on_both_sides()] {
+            assert_eq!(lost_wake_ups(fences), 0, "{fences:?}");
+        }
+    }
+
+    fn lost_wake_ups(fences: Fences) -> u32 {
+        const ROUNDS: u32 = if cfg!(miri) { 50 } else { 200_000 };
+        let end = Instant::now() + Duration::from_secs(2);
+        let mut lock = Lock::new(());
+        lock.fences = fences;
+        let turns = Turns::default();
+        let (is_woken, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
+        let mut lost = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..ROUNDS {
+                    assert!(lock.try_acquire());
+                    turns.next_after(3 * round);
+                    (0..round % 64).for_each(|_| std::hint::spin_loop());
+                    // SAFETY: taken above, and no reference exists.
+                    let waiters = unsafe { lock.release() };
+                    is_woken.store(waiters.contains(0), Relaxed);
+                    turns.next_after(3 * round + 1);
+                    turns.reach(3 * round + 3);
+                    if is_over.load(Relaxed) {
+                        break;
+                    }
+                }
+            });
+            for round in 0..ROUNDS {
+                turns.reach(3 * round + 1);
+                let is_free = lock.wait(0);
+                turns.reach(3 * round + 2);
+                lost += u32::from(!is_free && !is_woken.load(Relaxed));
+                lock.waiters.store(0, Relaxed);
+                let ends = Instant::now() > end;
+                is_over.store(ends, Relaxed);
+                turns.next_after(3 * round + 2);
+                if ends {
+                    break;
+                }
+            }
+        });
+        lost
+    }
+
+    /// Whose turn it is: a number that only grows.
+    #[derive(Default)]
+    struct Turns(AtomicU32);
+
+    impl Turns {
+        fn reach(&self, turn: u32) {
+            while self.0.load(Acquire) < turn {
+                std::thread::yield_now();
+            }
+        }
+
+        fn next_after(&self, turn: u32) {
+            self.reach(turn);
+            self.0.store(turn + 1, Release);
+        }
     }
 }
 

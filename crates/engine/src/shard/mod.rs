@@ -58,11 +58,11 @@ pub(crate) struct Shard {
 /// commands read while there are no observers.
 #[repr(C, align(128))]
 struct ShardCell<O> {
-    lock: Lock<Shard>,
     /// How many clients wait for or watch keys of this shard, counted once per key; plus one while any key is tracked, one while
     /// trackers may want changes to any key, and one while events are published. For single keys it grows only under the
     /// shard's lock, so a thread that holds the lock and reads zero knows that there are no observers.
     observer_count: AtomicUsize,
+    lock: Lock<Shard>,
     observers: O,
 }
 
@@ -242,7 +242,7 @@ impl<O> Shards<O> {
     /// Hints that the lock of a shard is about to be taken.
     #[inline]
     pub(crate) fn prefetch_lock(&self, shard: usize) {
-        damselfly_table::prefetch(self.cells[shard].lock.address());
+        damselfly_table::prefetch(std::ptr::from_ref(&self.cells[shard]).cast());
     }
 
     /// Lets `visit` read a database of a shard, unless the shard is busy or has no such database.
